@@ -1,0 +1,131 @@
+//! The broker port: how a publication reaches every interested node.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::publication::{Publication, Topic};
+
+/// What a node needs from the thing that joins it to the others.
+///
+/// The contract, which one test suite holds every implementation to:
+/// - A publication reaches the publisher's own node by the same road as every other node.
+/// - What one caller publishes, one call after the other, arrives at each subscribed node in that order.
+///   Publications of different topics included.
+/// - Delivery is at most once. Whoever was subscribed, without a break, from before the call until after `done`
+///   was told `Ok` gets it exactly once.
+/// - After [`Broker::subscribe`] has resolved with `Ok`, everything published on the topic anywhere arrives, until
+///   [`Subscriber::lost`] says otherwise.
+pub trait Broker: Send + Sync + 'static {
+    /// Hands a publication over. The call never blocks and never waits; `done` is told the outcome exactly once,
+    /// perhaps before the call returns, from a task of the broker's. It must not block.
+    ///
+    /// While the backend cannot be reached, publications are held in order up to a bound in bytes and a time, then
+    /// refused with [`Error::Unavailable`].
+    fn publish(&self, publication: Publication, done: Done);
+
+    /// Resolves once the broker can take more without refusing for lack of room. Publishers that can wait, such as
+    /// a connection's reader, wait here before they take more from their peer.
+    fn ready(&self) -> Option<BoxFuture<'static, ()>>;
+
+    /// Subscribes to all of `topics` in as few round trips as it takes and resolves once every one is confirmed.
+    /// Topics that are subscribed already are confirmed again at no cost. A broker that loses its connection
+    /// restores every subscription by itself before it says [`Subscriber::whole`].
+    fn subscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Gives up `topics`. Publications already on their way may still arrive. While disconnected it only forgets.
+    fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// One beat of the pulse: renews the node's lease for `lease_ttl` and, in the same step, publishes `number` on
+    /// the node's own channel, from where it comes back through [`Subscriber::pulse`].
+    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>>;
+
+    /// Gives the lease back and disconnects. Publications accepted before are flushed first, within the broker's
+    /// own command timeout.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Where a broker delivers. One per node, called from the broker's tasks, in order, never concurrently with itself
+/// for one topic. Implementations must return at once.
+pub trait Subscriber: Send + Sync + 'static {
+    /// A publication of a subscribed topic, or one that crossed with its unsubscription.
+    fn publication(&self, publication: Publication);
+
+    /// The subscription is whole: every wanted topic is confirmed on one unbroken connection, numbered
+    /// `generation`. Numbers only grow.
+    fn whole(&self, generation: u64);
+
+    /// The subscription broke, or something that should have been delivered had to be dropped. What is published
+    /// from now on may be missed until [`Subscriber::whole`] is told again.
+    fn lost(&self);
+
+    /// A pulse came back, on the subscription `generation`.
+    fn pulse(&self, number: u64, generation: u64);
+
+    /// A publication arrived that cannot be delivered, and was dropped; `reason` is a label value.
+    fn dropped(&self, reason: &'static str);
+
+    /// One command of the broker's took `elapsed`; `command` is a label value such as `publish`.
+    fn observe(&self, command: &'static str, elapsed: Duration);
+
+    /// Whether the connection for commands is up.
+    fn link(&self, up: bool);
+}
+
+/// Told the outcome of one [`Broker::publish`], exactly once.
+pub struct Done(Option<Box<dyn FnOnce(Result<(), Error>) + Send>>);
+
+impl Done {
+    /// Calls `then` with the outcome.
+    #[must_use]
+    pub fn call(then: impl FnOnce(Result<(), Error>) + Send + 'static) -> Self {
+        Self(Some(Box::new(then)))
+    }
+
+    /// Nobody waits.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Tells the outcome.
+    pub fn tell(mut self, outcome: Result<(), Error>) {
+        if let Some(then) = self.0.take() {
+            then(outcome);
+        }
+    }
+}
+
+impl Drop for Done {
+    /// A broker that goes away with publications in its queue must not leave their publishers without an answer.
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then(Err(Error::Unavailable));
+        }
+    }
+}
+
+/// Why the broker could not do as asked. All of it is for the operator and passes; clients see `unavailable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No connection, none in time, or one that broke under way: the outcome is unknown.
+    #[error("broker unavailable")]
+    Unavailable,
+    /// The broker was closed.
+    #[error("broker closed")]
+    Closed,
+}
+
+/// Why a pulse failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PulseError {
+    /// As above.
+    #[error("broker unavailable")]
+    Unavailable,
+    /// Another live process holds the lease of this node id. This one must stop.
+    #[error("node id is held by another live node (incarnation {incarnation})")]
+    Conflict {
+        /// The other's incarnation.
+        incarnation: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! The ports for nodes that share one process.

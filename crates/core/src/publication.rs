@@ -1,0 +1,60 @@
+//! The publication: one event on its way to the members of rooms, on every node.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::ids::{Namespace, Room};
+
+/// A few rooms: most publications name one, or none.
+pub type Rooms = SmallVec<[Room; 1]>;
+
+/// One event, addressed to rooms of a namespace, or with none to the whole namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// The namespace; it is never crossed.
+    pub namespace: Namespace,
+    /// Members of any of these receive it, once each. Empty means the whole namespace.
+    pub rooms: Rooms,
+    /// Members of any of these do not.
+    pub except: Rooms,
+    /// How it may be treated.
+    pub flags: Flags,
+    /// A MessagePack array, the event's name first and its arguments after it, in the value forms of
+    /// `@socket.io/redis-adapter`: bytes are bin, a date is the standard timestamp extension. Whoever builds a
+    /// publication has checked that it is one complete array.
+    pub data: Bytes,
+}
+
+/// How a publication may be treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// May be dropped for a receiver that cannot take it at once.
+    pub volatile: bool,
+}
+
+/// What a node subscribes to: exactly what it has a local receiver for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// Publications of a namespace that name no room, or several.
+    Namespace(Namespace),
+    /// Publications that name exactly this room.
+    Room(Namespace, Room),
+}
+
+impl Publication {
+    /// The one topic that carries this publication. Publications to several rooms travel on the namespace's
+    /// topic, as `@socket.io/redis-adapter` does it, so that each arrives once.
+    #[must_use]
+    pub fn topic(&self) -> Topic {
+        match self.rooms.as_slice() {
+            [room] => Topic::Room(self.namespace.clone(), room.clone()),
+            _ => Topic::Namespace(self.namespace.clone()),
+        }
+    }
+
+    /// What it weighs in a queue, in bytes: the payload and a flat share for the rest.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.data.len() + size_of::<Self>()
+    }
+}

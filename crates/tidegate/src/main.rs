@@ -1,0 +1,2 @@
+//! One process: configuration, build, run, drain.
+fn main() {}

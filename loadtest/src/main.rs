@@ -1,0 +1,2 @@
+//! Load scenarios for Socket.IO servers.
+fn main() {}
