@@ -73,6 +73,7 @@ pub trait Subscriber: Send + Sync + 'static {
 }
 
 /// Told the outcome of one [`Broker::publish`], exactly once.
+#[expect(clippy::type_complexity, reason = "a boxed callback; a name of its own would say no more")]
 pub struct Done(Option<Box<dyn FnOnce(Result<(), Error>) + Send>>);
 
 impl Done {

@@ -237,6 +237,8 @@ impl fmt::Debug for MessageId {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
     use super::*;
 
     #[test]
