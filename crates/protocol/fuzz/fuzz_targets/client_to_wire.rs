@@ -1,0 +1,21 @@
+//! Whatever a MessagePack client sends becomes wire form or an error, and wire form goes out to every receiver.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tidegate_protocol::value::{client_to_wire, count_binary, wire_to_client, wire_to_json};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut wire = Vec::new();
+    if client_to_wire(bytes, &mut wire).is_err() {
+        return;
+    }
+    assert_eq!(tidegate_msgpack::check(&wire), Ok(()));
+    let mut client = Vec::new();
+    wire_to_client(&wire, &mut client).expect("wire form has a client form");
+    let mut again = Vec::new();
+    client_to_wire(&client, &mut again).expect("a client form can be read");
+    assert_eq!(wire, again);
+    let (mut json, mut attachments) = (Vec::new(), Vec::new());
+    wire_to_json(&wire, &mut json, &mut attachments).expect("wire form has a json form");
+    assert_eq!(count_binary(&wire), Ok(attachments.len()));
+});

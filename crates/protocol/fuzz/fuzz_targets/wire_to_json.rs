@@ -1,0 +1,22 @@
+//! Whatever comes over Redis is printed as JSON that reads back, or refused.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tidegate_protocol::value::{count_binary, json_to_wire, wire_to_client, wire_to_json};
+
+fuzz_target!(|wire: &[u8]| {
+    let (mut json, mut attachments) = (Vec::new(), Vec::new());
+    let printed = wire_to_json(wire, &mut json, &mut attachments);
+    let _ = wire_to_client(wire, &mut Vec::new());
+    if printed.is_err() {
+        return;
+    }
+    assert_eq!(count_binary(wire), Ok(attachments.len()));
+    let _: serde_json::Value = serde_json::from_slice(&json).expect("what was printed is json");
+    let mut back = Vec::new();
+    if json_to_wire(&json, &attachments, &mut back).is_ok() {
+        let (mut second, mut seconds) = (Vec::new(), Vec::new());
+        wire_to_json(&back, &mut second, &mut seconds).expect("what was transcoded is wire form");
+        assert_eq!(attachments, seconds);
+    }
+});
