@@ -60,7 +60,7 @@ impl<'a> Query<'a> {
                 "EIO" => parsed.eio = parsed.eio.or(Some(value)),
                 "transport" => parsed.transport = parsed.transport.or(Some(value)),
                 "sid" if parsed.sid.is_none() && !value.is_empty() => {
-                    parsed.sid = Some(percent_decode(value))
+                    parsed.sid = Some(percent_decode(value));
                 }
                 "b64" => parsed.b64 |= !value.is_empty(),
                 "j" => parsed.j = parsed.j.or(Some(value)),

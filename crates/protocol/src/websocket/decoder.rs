@@ -293,3 +293,91 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, Violation> {
     utf8(reason)?;
     Ok(Some(code))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::super::{frame, frame_masked};
+    use super::*;
+
+    const MASK: [u8; 4] = [1, 2, 3, 4];
+
+    /// Feeds `bytes` and counts the messages they complete.
+    fn feed(decoder: &mut Decoder, bytes: &[u8]) -> usize {
+        let mut bytes = bytes.to_vec();
+        let mut input = Input::new(&mut bytes);
+        let mut messages = 0;
+        while decoder.next(&mut input).unwrap().is_some() {
+            messages += 1;
+        }
+        messages
+    }
+
+    fn held(decoder: &Decoder) -> usize {
+        decoder.partial.as_ref().map_or(0, |partial| partial.body.capacity() + partial.control.capacity())
+    }
+
+    #[test]
+    fn nothing_is_held_between_messages() {
+        let mut decoder = Decoder::new(Role::Server, 1 << 20);
+        let message = frame_masked(Opcode::Binary, &[7; 100_000], MASK);
+        let ping = frame_masked(Opcode::Ping, b"ping", MASK);
+        for cut in [0, 1, 5, 13, 14, 15, 99_999] {
+            assert_eq!(feed(&mut decoder, &message[..cut]), 0);
+            assert_eq!(decoder.partial.is_some(), cut > 0);
+            assert_eq!(feed(&mut decoder, &message[cut..]), 1);
+            assert!(decoder.partial.is_none(), "after a cut at {cut}");
+        }
+        for cut in [1, 3, 6, 8] {
+            assert_eq!(feed(&mut decoder, &ping[..cut]), 0);
+            assert_eq!(feed(&mut decoder, &ping[cut..]), 1);
+            assert!(decoder.partial.is_none(), "after a cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn only_the_message_is_held_around_a_control_frame() {
+        let mut decoder = Decoder::new(Role::Server, 1 << 20);
+        let mut first = frame_masked(Opcode::Text, b"a", MASK).to_vec();
+        first[0] &= 0x7f;
+        let ping = frame_masked(Opcode::Ping, b"ping", MASK);
+        feed(&mut decoder, &first);
+        assert_eq!(feed(&mut decoder, &ping[..8]), 0);
+        assert_eq!(feed(&mut decoder, &ping[8..]), 1);
+        assert_eq!(decoder.partial.as_ref().unwrap().control.capacity(), 0);
+        assert_eq!(feed(&mut decoder, &frame_masked(Opcode::Continuation, b"b", MASK)), 1);
+        assert!(decoder.partial.is_none());
+    }
+
+    #[test]
+    fn memory_follows_what_arrived_and_not_what_was_claimed() {
+        let bytes_max = 1 << 30;
+        let mut decoder = Decoder::new(Role::Client, bytes_max);
+        let mut header = vec![0x82, 127];
+        header.extend_from_slice(&(bytes_max as u64).to_be_bytes());
+        feed(&mut decoder, &header);
+        assert_eq!(held(&decoder), 0);
+        let mut arrived = 0;
+        while arrived < 100_000 {
+            feed(&mut decoder, &[0; 100]);
+            arrived += 100;
+            assert!(held(&decoder) <= (2 * arrived + 100).max(arrived + GROWTH_BYTES_MIN));
+        }
+    }
+
+    #[test]
+    fn a_message_in_two_pieces_takes_no_more_than_its_size() {
+        let mut decoder = Decoder::new(Role::Client, 1 << 20);
+        let message = frame(Opcode::Binary, &[1; 5000]);
+        feed(&mut decoder, &message[..4000]);
+        assert_eq!(held(&decoder), 5000);
+    }
+
+    #[test]
+    fn a_huge_limit_is_capped() {
+        let mut decoder = Decoder::new(Role::Client, usize::MAX);
+        let mut claim = vec![0x82, 127, 0, 0, 0, 1, 0, 0, 0, 0];
+        assert_eq!(decoder.next(&mut Input::new(&mut claim)), Err(Violation::TooLarge));
+    }
+}
