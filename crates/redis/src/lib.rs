@@ -1,1 +1,32 @@
-//! tidegate-redis.
+//! The cluster's ports on Redis.
+//!
+//! [`RedisBroker`] carries publications between nodes over Redis Pub/Sub, in the channels and the payloads of
+//! `@socket.io/redis-adapter`, so that Node servers and emitters take part. Every key and channel that Tidegate
+//! uses stands in the `keys` module, in one table.
+//!
+//! - `adapter`: the wire of `@socket.io/redis-adapter` and `@socket.io/redis-emitter`.
+//! - `server`: where Redis is and how a connection to it is made; `commands`: the connection for commands.
+//! - `outbound`: the queue of publications and the one task that sends them.
+//! - `subscriptions`: the wanted topics, and the connection that is subscribed to them.
+//! - `inbound`: what that connection pushes, on its way to the subscriber.
+//! - `lease`: the node's lease and its pulse; `lua/`: one atomic verb a file.
+//! - `node_message`: what nodes say on their own channels.
+//!
+//! Architecture Invariant: this crate knows neither the gateway nor sockets, reads no environment, and delivers a
+//! node's own publications by the same road as everybody else's.
+
+pub mod adapter;
+mod broker;
+mod commands;
+mod inbound;
+mod keys;
+mod lease;
+mod node_message;
+mod options;
+mod outbound;
+mod server;
+mod subscriptions;
+
+pub use broker::RedisBroker;
+pub use options::{ConnectError, Options};
+pub use server::masked;

@@ -1,0 +1,219 @@
+//! The broker port on Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use redis::RedisError;
+use tidegate_core::broker::{Done, Error, PulseError};
+use tidegate_core::{Broker, Publication, Subscriber, Topic, ids};
+use tidegate_msgpack::write;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::adapter::Envelope;
+use crate::commands::{self, CommandLink};
+use crate::inbound::{self, Standing};
+use crate::keys::Keys;
+use crate::lease::Lease;
+use crate::options::{ConnectError, Options};
+use crate::outbound::Outbound;
+use crate::server::{Backoff, Server, Session, check_version};
+use crate::subscriptions::{Progress, SubscriptionLink, Subscriptions};
+
+/// Joins nodes over Redis Pub/Sub.
+///
+/// Two connections are kept: one for commands, one for subscriptions. Both are replaced whenever they break, with
+/// growing pauses, for as long as the broker lives; the [`Subscriber`] is told. [`Broker::close`] must be called to
+/// end the broker's tasks, which hold the subscriber; dropping it ends them, too, but waits for nothing.
+pub struct RedisBroker {
+    keys: Keys,
+    /// What this process calls itself in envelopes, as MessagePack.
+    uid: Vec<u8>,
+    outbound: Arc<Outbound>,
+    subscriptions: Arc<Subscriptions>,
+    lease: Arc<Lease>,
+    command_timeout: Duration,
+    tasks: TaskTracker,
+    /// Cancelled with the broker, so that no task outlives it.
+    cancel: CancellationToken,
+    _cancel_on_drop: DropGuard,
+}
+
+impl RedisBroker {
+    /// Connects, and resolves once both connections are up and the subscription is whole. It takes no lease: the
+    /// first pulse does. `subscriber` may be called from now on.
+    ///
+    /// # Errors
+    /// At once when the URL cannot be used or the server is too old; when nothing usable answers within
+    /// `connect_timeout`, with the reason of the last attempt.
+    pub async fn connect(
+        options: Options,
+        subscriber: Arc<dyn Subscriber>,
+    ) -> Result<Arc<Self>, ConnectError> {
+        let deadline = Instant::now() + options.connect_timeout;
+        let server = Arc::new(Server::parse(&options)?);
+        let first = first_session(&server, &options, deadline).await?;
+
+        let keys = Keys::new(&options.prefix, &options.adapter_prefix);
+        let node_channel = keys.node_channel(&options.node);
+        let mut uid = Vec::new();
+        // As long as the adapter's own, and of the same characters.
+        write::str(&mut uid, &ids::random_token()[..6]);
+        let outbound = Arc::new(Outbound::new(options.publish_queue_bytes_max, options.command_timeout));
+        let subscriptions = Arc::new(Subscriptions::new(options.command_timeout));
+        let standing = Arc::new(Standing::new(Arc::clone(&subscriber)));
+        let (intake, deliveries) = inbound::queues(node_channel.clone(), &standing, &subscriber);
+        let (sessions, sessions_seen) = watch::channel(Some(first.clone()));
+        let (progress, mut progressed) = watch::channel(Progress::Connecting);
+
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        // Keeps the command connection up. It ends only when cancelled: an outage is what it is there for.
+        let command_link = CommandLink {
+            server: Arc::clone(&server),
+            sessions,
+            subscriber: Arc::clone(&subscriber),
+            ping_timeout: options.pulse_timeout(),
+        };
+        tasks.spawn(command_link.run(first, cancel.clone()));
+        // Sends publications. While there is no connection it refuses them as their time runs out.
+        tasks.spawn(Arc::clone(&outbound).run(
+            sessions_seen.clone(),
+            Arc::clone(&subscriber),
+            cancel.clone(),
+        ));
+        // Keeps the subscription whole. It ends only when cancelled, as above.
+        let subscription_link = SubscriptionLink {
+            server: Arc::clone(&server),
+            subscriptions: Arc::clone(&subscriptions),
+            intake,
+            standing,
+            subscriber: Arc::clone(&subscriber),
+            keys: keys.clone(),
+            node_channel: node_channel.clone(),
+            command_timeout: options.command_timeout,
+            ping_timeout: options.pulse_timeout(),
+            progress,
+        };
+        tasks.spawn(subscription_link.run(cancel.clone()));
+        // Deliver what the subscription brings. They cannot fail; if one died of a panic in the subscriber, its
+        // queue would overflow, which makes the node deaf and its readiness red.
+        let (publications, node_messages) = deliveries.split(
+            keys.clone(),
+            options.incarnation.clone(),
+            Arc::clone(&subscriber),
+            cancel.clone(),
+        );
+        tasks.spawn(publications);
+        tasks.spawn(node_messages);
+        tasks.close();
+
+        let lease = Lease::new(&options, &keys, sessions_seen, Arc::downgrade(&subscriber));
+        let broker = Arc::new(Self {
+            keys,
+            uid,
+            outbound,
+            subscriptions,
+            lease: Arc::new(lease),
+            command_timeout: options.command_timeout,
+            tasks,
+            _cancel_on_drop: cancel.clone().drop_guard(),
+            cancel,
+        });
+        let whole = progressed.wait_for(|progress| *progress == Progress::Whole);
+        if let Ok(Ok(_)) = tokio::time::timeout_at(deadline, whole).await {
+            tracing::info!(redis = server.masked(), node = %options.node, "connected to redis");
+            return Ok(broker);
+        }
+        let reason = match &*progressed.borrow() {
+            Progress::Failed(reason) => reason.clone(),
+            _ => "the subscription was not confirmed".to_owned(),
+        };
+        broker.cancel.cancel();
+        broker.tasks.wait().await;
+        Err(ConnectError::Unreachable {
+            url: server.masked().to_owned(),
+            timeout: options.connect_timeout,
+            reason,
+        })
+    }
+}
+
+async fn first_session(
+    server: &Server,
+    options: &Options,
+    deadline: Instant,
+) -> Result<Session, ConnectError> {
+    let mut backoff = Backoff::default();
+    let mut reason = "no attempt was finished".to_owned();
+    let attempts = async {
+        loop {
+            tokio::time::sleep(backoff.next()).await;
+            let attempt = async {
+                let mut session = commands::open(server).await?;
+                let supported = check_version(&mut session.connection).await?;
+                Ok::<_, RedisError>((session, supported))
+            };
+            match attempt.await {
+                Ok((session, Ok(()))) => return Ok(session),
+                Ok((_, Err(found))) => {
+                    return Err(ConnectError::Version { url: server.masked().to_owned(), found });
+                }
+                Err(error) => {
+                    tracing::debug!(redis = server.masked(), %error, "failed to connect");
+                    reason = error.to_string();
+                }
+            }
+        }
+    };
+    match tokio::time::timeout_at(deadline, attempts).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ConnectError::Unreachable {
+            url: server.masked().to_owned(),
+            timeout: options.connect_timeout,
+            reason,
+        }),
+    }
+}
+
+impl Broker for RedisBroker {
+    fn publish(&self, publication: Publication, done: Done) {
+        let channel = self.keys.topic_channel(&publication.topic());
+        self.outbound.push(channel, Envelope::of(&publication, &self.uid).encode(), done);
+    }
+
+    fn ready(&self) -> Option<BoxFuture<'static, ()>> {
+        self.outbound.ready()
+    }
+
+    fn subscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
+        self.subscriptions.subscribe(topics)
+    }
+
+    fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
+        self.subscriptions.unsubscribe(topics)
+    }
+
+    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
+        let lease = Arc::clone(&self.lease);
+        async move { lease.pulse(number, lease_ttl).await }.boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.outbound.close();
+        self.subscriptions.close();
+        let (outbound, lease) = (Arc::clone(&self.outbound), Arc::clone(&self.lease));
+        let (tasks, cancel, timeout) = (self.tasks.clone(), self.cancel.clone(), self.command_timeout);
+        async move {
+            // What is not answered by then is refused when its task is cancelled.
+            let _ = tokio::time::timeout(timeout, outbound.flushed()).await;
+            lease.give_back().await;
+            cancel.cancel();
+            tasks.wait().await;
+        }
+        .boxed()
+    }
+}

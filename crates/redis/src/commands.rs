@@ -1,0 +1,125 @@
+//! The connection for commands: kept up, watched, replaced when it breaks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, PushKind, RedisError};
+use tidegate_core::Subscriber;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::server::{Backoff, Role, Server, Session};
+
+/// How often an idle connection is tried. The pulse tries this one more often; the subscription has nothing else.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Connects for commands, once.
+pub(crate) async fn open(server: &Server) -> Result<Session, RedisError> {
+    let broken = CancellationToken::new();
+    let on_push = {
+        let broken = broken.clone();
+        move |info: PushInfo| {
+            if info.kind == PushKind::Disconnection {
+                broken.cancel();
+            }
+        }
+    };
+    Ok(Session { connection: server.open(Role::Commands, on_push).await?, broken })
+}
+
+/// Keeps `sessions` holding the live connection, or none during an outage.
+pub(crate) struct CommandLink {
+    pub(crate) server: Arc<Server>,
+    pub(crate) sessions: watch::Sender<Option<Session>>,
+    pub(crate) subscriber: Arc<dyn Subscriber>,
+    pub(crate) ping_timeout: Duration,
+}
+
+impl CommandLink {
+    /// Runs until `cancel`. Every failure of Redis is an outage to be ended here; there is nothing else that fails.
+    pub(crate) async fn run(self, first: Session, cancel: CancellationToken) {
+        let mut session = first;
+        loop {
+            self.sessions.send_replace(Some(session.clone()));
+            self.subscriber.link(true);
+            let stopped = tokio::select! {
+                reason = watch_over(&session, self.ping_timeout, &*self.subscriber) => {
+                    tracing::warn!(redis = self.server.masked(), reason, "lost the command connection");
+                    false
+                }
+                () = cancel.cancelled() => true,
+            };
+            session.broken.cancel();
+            self.sessions.send_replace(None);
+            self.subscriber.link(false);
+            // The last handle closes the connection, so it goes before a new one is made.
+            drop(session);
+            if stopped {
+                return;
+            }
+            let reconnected = tokio::select! {
+                session = self.reconnect() => session,
+                () = cancel.cancelled() => return,
+            };
+            tracing::info!(redis = self.server.masked(), "restored the command connection");
+            session = reconnected;
+        }
+    }
+
+    async fn reconnect(&self) -> Session {
+        let mut backoff = Backoff::default();
+        loop {
+            tokio::time::sleep(backoff.next()).await;
+            match open(&self.server).await {
+                Ok(session) => return session,
+                Err(error) => {
+                    tracing::debug!(redis = self.server.masked(), %error, "failed to connect for commands");
+                }
+            }
+        }
+    }
+}
+
+/// Pings until the connection is found broken, by a ping or by anybody else, and returns why.
+pub(crate) async fn watch_over(
+    session: &Session,
+    timeout: Duration,
+    subscriber: &dyn Subscriber,
+) -> &'static str {
+    let mut connection = session.connection.clone();
+    let mut ticks = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = session.broken.cancelled() => return "connection broke",
+            _ = ticks.tick() => {}
+        }
+        let answer = tokio::select! {
+            () = session.broken.cancelled() => return "connection broke",
+            answer = ping(&mut connection, timeout, subscriber) => answer,
+        };
+        if let Err(reason) = answer {
+            return reason;
+        }
+    }
+}
+
+/// One ping; the error says what went wrong.
+pub(crate) async fn ping(
+    connection: &mut MultiplexedConnection,
+    timeout: Duration,
+    subscriber: &dyn Subscriber,
+) -> Result<(), &'static str> {
+    let sent = Instant::now();
+    let command = redis::cmd("PING");
+    match tokio::time::timeout(timeout, connection.send_packed_command(&command)).await {
+        Ok(Ok(_)) => {
+            subscriber.observe("ping", sent.elapsed());
+            Ok(())
+        }
+        Ok(Err(_)) => Err("ping failed"),
+        Err(_) => Err("ping timed out"),
+    }
+}

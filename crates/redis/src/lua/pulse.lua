@@ -1,0 +1,16 @@
+-- One beat: renews the node's lease and publishes the pulse, in one step, so that a server that
+-- refuses writes cannot let a pulse through.
+--
+-- KEYS[1] the lease
+-- ARGV[1] incarnation, ARGV[2] fence_after_ms, ARGV[3] started_at, ARGV[4] lease_ttl_ms,
+-- ARGV[5] the node's channel, ARGV[6] the message
+--
+-- Returns the incarnation that holds the lease if it is another one, else nil.
+local holder = redis.call('HGET', KEYS[1], 'incarnation')
+if holder and holder ~= ARGV[1] then
+  return holder
+end
+redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'fence_after_ms', ARGV[2], 'started_at', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('PUBLISH', ARGV[5], ARGV[6])
+return nil

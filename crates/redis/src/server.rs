@@ -1,0 +1,234 @@
+//! Where Redis is, and how one connection to it is made.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, PushInfo, RedisError,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::options::{ConnectError, Options};
+
+/// The oldest Redis, and what Valkey of any version claims to be at least, as major and minor version.
+const VERSION_MIN: (u32, u32) = (6, 2);
+
+/// How many requests the library queues on one connection. Every caller here waits for an answer before it sends
+/// the next, so a handful is ever in flight; the number is the library's default.
+const REQUESTS_MAX: usize = 50;
+
+/// First probe of an idle connection, then between probes. The pings every second notice sooner; this is for a
+/// connection whose task is stuck.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Commands, publications among them.
+    Commands,
+    /// Subscriptions and what they bring.
+    Subscription,
+}
+
+/// One live connection. Whoever finds it unusable cancels `broken`; the task that owns the connection replaces it.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) broken: CancellationToken,
+}
+
+/// The server that the URL names.
+#[derive(Debug)]
+pub(crate) struct Server {
+    info: ConnectionInfo,
+    masked: String,
+    attempt_timeout: Duration,
+    fence_after: Duration,
+}
+
+impl Server {
+    pub(crate) fn parse(options: &Options) -> Result<Self, ConnectError> {
+        let masked = masked(&options.url);
+        let unusable = |reason: String| ConnectError::Url { url: masked.clone(), reason };
+        let scheme = options.url.split_once("://").map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "redis" | "valkey" => {}
+            "rediss" | "valkeys" => return Err(unusable("TLS is not supported by this build".to_owned())),
+            "redis+cluster" | "redis+sentinel" => {
+                return Err(unusable(format!("{scheme}:// is not supported by this build")));
+            }
+            _ => return Err(unusable("must begin with redis://".to_owned())),
+        }
+        // The library's texts name what is wrong with a URL without repeating it.
+        let info =
+            options.url.as_str().into_connection_info().map_err(|error| unusable(error.to_string()))?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        Ok(Self {
+            info: info.set_redis_settings(settings),
+            masked,
+            attempt_timeout: options.command_timeout.min(options.connect_timeout),
+            fence_after: options.fence_after,
+        })
+    }
+
+    /// The URL without its password.
+    pub(crate) fn masked(&self) -> &str {
+        &self.masked
+    }
+
+    /// Resolves the name and connects, once. `on_push` sees what the server sends unasked, and must not block.
+    pub(crate) async fn open(
+        &self,
+        role: Role,
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        let mut tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        if role == Role::Commands {
+            // A node that fenced itself must not be heard later: what Redis has not acknowledged within
+            // `fence_after` is given up, and closing discards what is still unsent instead of sending it on.
+            tcp = tcp.set_user_timeout(self.fence_after).set_linger_time(Duration::ZERO);
+        }
+        let client = redis::Client::open(self.info.clone().set_tcp_settings(tcp))?;
+        // Commands are timed by their callers, who know what each is worth waiting for.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.attempt_timeout))
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(REQUESTS_MAX)
+            .set_push_sender(move |info| {
+                on_push(info);
+                Ok::<(), std::convert::Infallible>(())
+            });
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+/// Whether the server is new enough; if not, what it says it is.
+pub(crate) async fn check_version(
+    connection: &mut MultiplexedConnection,
+) -> Result<Result<(), String>, RedisError> {
+    let info: String = redis::cmd("INFO").arg("server").query_async(connection).await?;
+    // Valkey claims the version of Redis that it is compatible with, under the same name.
+    let found = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("unknown").trim();
+    Ok(if version(found).is_some_and(|version| version >= VERSION_MIN) {
+        Ok(())
+    } else {
+        Err(found.to_owned())
+    })
+}
+
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// `url` without its password and without a query, for logs and errors.
+#[must_use]
+pub fn masked(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(url, _)| url);
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // No URL, so nobody knows which part of it is secret.
+        return "***".to_owned();
+    };
+    // The last @, since a password that was not escaped may hold others, and slashes.
+    match rest.rsplit_once('@') {
+        None => format!("{scheme}://{rest}"),
+        Some((credentials, host)) => {
+            let user = credentials.split_once(':').map_or(credentials, |(user, _)| user);
+            format!("{scheme}://{user}:***@{host}")
+        }
+    }
+}
+
+/// The pauses between attempts to connect: none before the first, then 50 ms doubling to 1 s, each shortened by up
+/// to half at random, so that the nodes of a cluster do not return all at once.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff(u32);
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LAST: Duration = Duration::from_secs(1);
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let attempt = self.0;
+        self.0 = attempt.saturating_add(1);
+        if attempt == 0 {
+            return Duration::ZERO;
+        }
+        let full = Self::FIRST.saturating_mul(1 << (attempt - 1).min(16)).min(Self::LAST);
+        // A hasher of the standard library is seeded anew each time; more randomness is not needed here.
+        let share = RandomState::new().hash_one(attempt) % 512;
+        full.mul_f64(1.0 - share as f64 / 1024.0)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown() {
+        let cases = [
+            ("redis://h:1/2", "redis://h:1/2"),
+            ("redis://:secret@h:1", "redis://:***@h:1"),
+            ("redis://user:secret@h/0?protocol=resp3", "redis://user:***@h/0"),
+            ("redis://user:se/cr@et@h/0", "redis://user:***@h/0"),
+            ("redis+unix:///run/redis.sock?pass=secret", "redis+unix:///run/redis.sock"),
+            ("secret", "***"),
+        ];
+        for (url, shown) in cases {
+            assert_eq!(masked(url), shown);
+        }
+    }
+
+    #[test]
+    fn urls_that_cannot_be_used_are_refused_with_the_reason() {
+        let cases = [
+            ("http://h", "must begin with redis://"),
+            ("", "must begin with redis://"),
+            ("redis+cluster://a,b", "redis+cluster:// is not supported by this build"),
+            ("redis+sentinel://a,b/m", "redis+sentinel:// is not supported by this build"),
+            ("rediss://h", "TLS is not supported by this build"),
+            ("redis://:secret@h/db", "Invalid database number"),
+        ];
+        for (url, reason) in cases {
+            let error = Server::parse(&Options::new(url, NodeId::random())).expect_err(url).to_string();
+            assert!(error.contains(reason), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        let accepted = |text| version(text).is_some_and(|version| version >= VERSION_MIN);
+        for good in ["6.2.0", "7.0.15", "7.2.4", "10.0.1"] {
+            assert!(accepted(good), "{good}");
+        }
+        for bad in ["6.0.16", "5.0.14", "unknown", ""] {
+            assert!(!accepted(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.next(), Duration::ZERO);
+        for full in [50, 100, 200, 400, 800, 1000, 1000, 1000] {
+            let pause = backoff.next();
+            assert!(
+                pause <= Duration::from_millis(full) && pause >= Duration::from_millis(full / 2),
+                "{pause:?}"
+            );
+        }
+        backoff.reset();
+        assert_eq!(backoff.next(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,395 @@
+//! The wanted topics, and the connection that is subscribed to them.
+//!
+//! [`Subscriptions`] holds what is wanted. One task, [`SubscriptionLink`], compares it with what the connection
+//! has and sends the difference in as few commands as it takes: while one round is on its way, all further calls
+//! gather for the next. After a break it restores everything before it says that the subscription is whole.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use futures_util::future::{self, BoxFuture, FutureExt as _};
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use tidegate_core::broker::Error;
+use tidegate_core::{Subscriber, Topic};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::watch_over;
+use crate::inbound::{Feed, Intake, Standing};
+use crate::keys::Keys;
+use crate::server::{Backoff, Role, Server, Session};
+
+/// Channels in one SUBSCRIBE. Ten thousand in one take Redis 45 ms, during which nobody else is served; a thousand
+/// take 5 ms.
+const CHANNELS_MAX: usize = 1000;
+
+/// The wanted topics.
+pub(crate) struct Subscriptions {
+    table: Mutex<Table>,
+    changed: Notify,
+    timeout: Duration,
+}
+
+/// As long as the number of topics wanted and of callers waiting, which those bound who want and wait.
+#[derive(Default)]
+struct Table {
+    topics: HashMap<Topic, Want, RandomState>,
+    /// What the next round looks at. Kept only while a connection is attached: attaching looks at everything.
+    touched: Vec<Topic>,
+    waiting: Vec<Waiting>,
+    attached: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// Wanted, and to be sent. The server may know it from an earlier wish that has not been undone yet.
+    Wanted,
+    /// Wanted, and on its way.
+    Sent,
+    /// Wanted, and confirmed on the attached connection.
+    Confirmed,
+    /// No longer wanted; the server may still know it.
+    Leaving,
+}
+
+struct Waiting {
+    answer: oneshot::Sender<()>,
+    wants: bool,
+}
+
+/// What one round has to do.
+#[derive(Default)]
+struct Round {
+    subscribe: Vec<Topic>,
+    unsubscribe: Vec<Topic>,
+    waiting: Vec<Waiting>,
+}
+
+impl Subscriptions {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { table: Mutex::default(), changed: Notify::new(), timeout }
+    }
+
+    /// Wants `topics` from now on; the future resolves when all are confirmed.
+    pub(crate) fn subscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
+        let mut table = self.table.lock();
+        if table.closed {
+            return future::ready(Err(Error::Closed)).boxed();
+        }
+        let mut confirmed = true;
+        for topic in topics {
+            let want = table.topics.get(&topic).copied();
+            confirmed &= want == Some(Want::Confirmed);
+            if matches!(want, None | Some(Want::Leaving)) {
+                table.touch(&topic);
+                table.topics.insert(topic, Want::Wanted);
+            }
+        }
+        if confirmed { future::ready(Ok(())).boxed() } else { self.wait(&mut table, true) }
+    }
+
+    /// Wants `topics` no longer; the future resolves when the server has forgotten them.
+    pub(crate) fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
+        let mut table = self.table.lock();
+        if table.closed {
+            return future::ready(Err(Error::Closed)).boxed();
+        }
+        let mut forgotten = true;
+        for topic in topics {
+            if !table.attached {
+                table.topics.remove(&topic);
+            } else if let Some(want) = table.topics.get_mut(&topic) {
+                *want = Want::Leaving;
+                table.touch(&topic);
+                forgotten = false;
+            }
+        }
+        if forgotten { future::ready(Ok(())).boxed() } else { self.wait(&mut table, false) }
+    }
+
+    /// Waits for the end of a round that begins after now.
+    fn wait(&self, table: &mut Table, wants: bool) -> BoxFuture<'static, Result<(), Error>> {
+        let (answer, answered) = oneshot::channel();
+        if table.waiting.len() == table.waiting.capacity() {
+            // Callers that gave up during a long outage are forgotten before more room is made.
+            table.waiting.retain(|waiting| !waiting.answer.is_closed());
+        }
+        table.waiting.push(Waiting { answer, wants });
+        self.changed.notify_one();
+        let timeout = self.timeout;
+        async move {
+            match tokio::time::timeout(timeout, answered).await {
+                Ok(Ok(())) => Ok(()),
+                _ => Err(Error::Unavailable),
+            }
+        }
+        .boxed()
+    }
+
+    /// Refuses everything from now on.
+    pub(crate) fn close(&self) {
+        self.table.lock().closed = true;
+    }
+
+    /// A connection that knows nothing yet: everything wanted makes its first round.
+    fn attach(&self) -> Round {
+        let mut table = self.table.lock();
+        table.attached = true;
+        table.touched.clear();
+        let mut round = Round { waiting: std::mem::take(&mut table.waiting), ..Round::default() };
+        for (topic, want) in &mut table.topics {
+            *want = Want::Sent;
+            round.subscribe.push(topic.clone());
+        }
+        round
+    }
+
+    /// The connection is gone, and all it knew.
+    fn detach(&self) {
+        let mut table = self.table.lock();
+        table.attached = false;
+        table.touched = Vec::new();
+        table.topics.retain(|_, want| {
+            let wanted = *want != Want::Leaving;
+            *want = Want::Wanted;
+            wanted
+        });
+        let (waiting, forgotten) =
+            std::mem::take(&mut table.waiting).into_iter().partition(|waiting| waiting.wants);
+        table.waiting = waiting;
+        drop(table);
+        tell(forgotten);
+    }
+
+    fn round(&self) -> Round {
+        let mut table = self.table.lock();
+        let touched = std::mem::take(&mut table.touched);
+        let mut round = Round { waiting: std::mem::take(&mut table.waiting), ..Round::default() };
+        for topic in touched {
+            match table.topics.get_mut(&topic) {
+                Some(want @ Want::Wanted) => {
+                    *want = Want::Sent;
+                    round.subscribe.push(topic);
+                }
+                Some(Want::Leaving) => {
+                    table.topics.remove(&topic);
+                    round.unsubscribe.push(topic);
+                }
+                _ => {}
+            }
+        }
+        round
+    }
+
+    fn confirm(&self, topics: &[Topic]) {
+        let mut table = self.table.lock();
+        for topic in topics {
+            // Whoever changed their mind meanwhile has touched the topic again.
+            if let Some(want @ Want::Sent) = table.topics.get_mut(topic) {
+                *want = Want::Confirmed;
+            }
+        }
+    }
+
+    /// Lets those who waited for a round that failed wait for the next.
+    fn put_back(&self, waiting: Vec<Waiting>) {
+        self.table.lock().waiting.extend(waiting);
+    }
+}
+
+impl Table {
+    fn touch(&mut self, topic: &Topic) {
+        if self.attached {
+            self.touched.push(topic.clone());
+        }
+    }
+}
+
+fn tell(waiting: Vec<Waiting>) {
+    for waiting in waiting {
+        // An error only means that the caller gave up.
+        let _ = waiting.answer.send(());
+    }
+}
+
+/// Keeps a connection subscribed to everything wanted.
+pub(crate) struct SubscriptionLink {
+    pub(crate) server: Arc<Server>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) subscriber: Arc<dyn Subscriber>,
+    pub(crate) keys: Keys,
+    pub(crate) node_channel: String,
+    pub(crate) command_timeout: Duration,
+    pub(crate) ping_timeout: Duration,
+    /// Holds what became of the latest attempt, for whoever waits for the first to succeed.
+    pub(crate) progress: watch::Sender<Progress>,
+}
+
+/// How far the link has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing has been tried to the end.
+    Connecting,
+    /// The latest attempt failed, for this reason.
+    Failed(String),
+    /// The subscription has been whole.
+    Whole,
+}
+
+impl SubscriptionLink {
+    /// Runs until `cancel`. Every failure ends in a new connection, which restores all that is wanted.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        tokio::select! {
+            () = self.keep() => {}
+            () = cancel.cancelled() => {}
+        }
+        self.subscriptions.detach();
+    }
+
+    async fn keep(&self) {
+        let mut backoff = Backoff::default();
+        loop {
+            tokio::time::sleep(backoff.next()).await;
+            let generation = self.standing.begin();
+            let feed = Arc::new(Feed::new(&self.intake, generation));
+            let reason = self.serve(&feed, generation, &mut backoff).await;
+            feed.broke(&reason);
+            self.subscriptions.detach();
+            tracing::debug!(redis = self.server.masked(), reason, generation, "subscription ended");
+            self.progress.send_replace(Progress::Failed(reason));
+        }
+    }
+
+    /// Connects, restores, and follows what is wanted until the connection breaks; returns why it did.
+    async fn serve(&self, feed: &Arc<Feed>, generation: u64, backoff: &mut Backoff) -> String {
+        let on_push = {
+            let feed = Arc::clone(feed);
+            move |info| feed.push(info)
+        };
+        let connection = match self.server.open(Role::Subscription, on_push).await {
+            Ok(connection) => connection,
+            Err(error) => return error.to_string(),
+        };
+        let mut session = Session { connection, broken: feed.broken.clone() };
+        if let Err(reason) = self.restore(&mut session, feed).await {
+            return reason;
+        }
+        if !self.standing.whole(generation) {
+            return "connection broke".to_owned();
+        }
+        backoff.reset();
+        tracing::debug!(redis = self.server.masked(), generation, "subscription is whole");
+        self.progress.send_replace(Progress::Whole);
+
+        // Neither is dropped half way: callers whose round is cut short stay in line for the next connection.
+        let watched = session.clone();
+        let watching = async {
+            let reason = watch_over(&watched, self.ping_timeout, &*self.subscriber).await;
+            watched.broken.cancel();
+            reason
+        };
+        let following = async {
+            let reason = self.follow(&mut session, feed).await;
+            watched.broken.cancel();
+            reason
+        };
+        let (watched, followed) = tokio::join!(watching, following);
+        followed.unwrap_or_else(|| watched.to_owned())
+    }
+
+    async fn restore(&self, session: &mut Session, feed: &Feed) -> Result<(), String> {
+        self.timed("subscribe", session, |connection| connection.subscribe(&self.node_channel).boxed())
+            .await?;
+        let round = self.subscriptions.attach();
+        self.carry_out(round, session, feed).await
+    }
+
+    /// Returns why a command failed, or nothing if the connection was found broken otherwise.
+    async fn follow(&self, session: &mut Session, feed: &Feed) -> Option<String> {
+        loop {
+            tokio::select! {
+                () = self.subscriptions.changed.notified() => {}
+                () = feed.broken.cancelled() => return None,
+            }
+            let round = self.subscriptions.round();
+            if let Err(reason) = self.carry_out(round, session, feed).await {
+                return Some(reason);
+            }
+        }
+    }
+
+    async fn carry_out(&self, round: Round, session: &mut Session, feed: &Feed) -> Result<(), String> {
+        let (waiting, leaving): (Vec<_>, Vec<_>) =
+            round.waiting.into_iter().partition(|waiting| waiting.wants);
+        let subscribed = self.send_subscribes(&round.subscribe, session).await;
+        if subscribed.is_ok() {
+            tell(waiting);
+        } else {
+            self.subscriptions.put_back(waiting);
+        }
+        let unsubscribed = match subscribed {
+            Ok(()) => self.send_unsubscribes(&round.unsubscribe, session, feed).await,
+            Err(reason) => Err(reason),
+        };
+        // If that failed, the connection goes, and what it was subscribed to with it.
+        tell(leaving);
+        unsubscribed
+    }
+
+    async fn send_subscribes(&self, topics: &[Topic], session: &mut Session) -> Result<(), String> {
+        for topics in topics.chunks(CHANNELS_MAX) {
+            let channels = self.channels(topics);
+            self.timed("subscribe", session, |connection| connection.subscribe(&channels).boxed()).await?;
+            self.subscriptions.confirm(topics);
+        }
+        Ok(())
+    }
+
+    async fn send_unsubscribes(
+        &self,
+        topics: &[Topic],
+        session: &mut Session,
+        feed: &Feed,
+    ) -> Result<(), String> {
+        for topics in topics.chunks(CHANNELS_MAX) {
+            let channels = self.channels(topics);
+            feed.unsubscribing.fetch_add(channels.len(), Ordering::Relaxed);
+            self.timed("unsubscribe", session, |connection| connection.unsubscribe(&channels).boxed())
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn channels(&self, topics: &[Topic]) -> Vec<String> {
+        topics.iter().map(|topic| self.keys.topic_channel(topic)).collect()
+    }
+
+    async fn timed<'a>(
+        &self,
+        command: &'static str,
+        session: &'a mut Session,
+        send: impl FnOnce(&'a mut MultiplexedConnection) -> BoxFuture<'a, redis::RedisResult<()>>,
+    ) -> Result<(), String> {
+        let sent = Instant::now();
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(self.command_timeout, send(&mut session.connection)) => answered,
+            () = session.broken.cancelled() => return Err("connection broke".to_owned()),
+        };
+        match answered {
+            Ok(Ok(())) => {
+                self.subscriber.observe(command, sent.elapsed());
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("{command} timed out")),
+        }
+    }
+}
