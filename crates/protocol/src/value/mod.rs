@@ -22,10 +22,26 @@
 //!
 //! Everything is transcoded as a stream; no function builds a tree. A receiver gets what a stock Node server would
 //! have given it, with these differences, each to the receiver's good: integers beyond 2^53 keep all their digits,
-//! a float that happens to be integral stays a float between MessagePack peers, and a key that occurs twice in an
-//! object is relayed twice (a JavaScript receiver keeps the last one, as the server would have).
+//! integral doubles beyond 2^64 keep their value (notepack writes an unrelated integer), a float that happens to be
+//! integral stays a float between MessagePack peers, and a key that occurs twice in an object is relayed twice (a
+//! JavaScript receiver keeps the last one, as the server would have).
 
-use bytes::Bytes;
+mod client;
+mod date;
+mod extension;
+mod insertions;
+mod json;
+mod scan;
+mod text;
+
+use tidegate_msgpack::{Reader, Token};
+
+pub use client::{client_to_wire, wire_to_client};
+use extension::Extension;
+pub(crate) use json::Draft;
+pub use json::json_to_wire;
+pub use text::wire_to_json;
+pub(crate) use text::wire_to_json_bounded;
 
 /// How many arrays and objects may be nested in a value that a peer sends.
 ///
@@ -62,50 +78,26 @@ pub enum Error {
     MessagePack(#[from] tidegate_msgpack::Error),
 }
 
-/// Appends one JSON value in wire form.
-///
-/// With attachments, an object with `"_placeholder": true` is replaced by the attachment its `num` names. Each
-/// attachment can be placed once. Without attachments such an object is an ordinary one.
-///
-/// # Errors
-/// See [`Error`]; `out` may then hold part of the value.
-pub fn json_to_wire(json: &[u8], attachments: &[Bytes], out: &mut Vec<u8>) -> Result<(), Error> {
-    let _ = (json, attachments, out);
-    Err(Error::Utf8)
-}
-
-/// Appends a MessagePack client's value in wire form.
-///
-/// # Errors
-/// See [`Error`]; `out` may then hold part of the value.
-pub fn client_to_wire(msgpack: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let _ = (msgpack, out);
-    Err(Error::Utf8)
-}
-
-/// Appends a wire value as JSON text; every binary value in it is pushed to `attachments` and leaves a placeholder.
-///
-/// # Errors
-/// See [`Error`]; `out` and `attachments` may then hold part of the value.
-pub fn wire_to_json(wire: &[u8], out: &mut Vec<u8>, attachments: &mut Vec<Bytes>) -> Result<(), Error> {
-    let _ = (wire, out, attachments);
-    Err(Error::Utf8)
-}
-
-/// Appends a wire value as a MessagePack client reads it.
-///
-/// # Errors
-/// See [`Error`]; `out` may then hold part of the value.
-pub fn wire_to_client(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let _ = (wire, out);
-    Err(Error::Utf8)
-}
-
 /// How many attachments [`wire_to_json`] would make of this value.
 ///
 /// # Errors
 /// [`Error::MessagePack`] when it is not one complete value.
 pub fn count_binary(wire: &[u8]) -> Result<usize, Error> {
-    let _ = wire;
-    Err(Error::Utf8)
+    let mut reader = Reader::new(wire);
+    let mut values_left = 1_u64;
+    let mut count = 0;
+    while values_left > 0 {
+        values_left -= 1;
+        match reader.token()? {
+            Token::Array(length) => values_left += u64::from(length),
+            Token::Map(length) => values_left += u64::from(length) * 2,
+            Token::Bin(_) => count += 1,
+            Token::Ext { kind, data, header } => {
+                let extension = Extension::of_wire(kind, data, header);
+                count += usize::from(matches!(extension, Extension::Bytes(_) | Extension::Unknown(..)));
+            }
+            _ => {}
+        }
+    }
+    if reader.is_empty() { Ok(count) } else { Err(tidegate_msgpack::Error::Trailing.into()) }
 }

@@ -1,0 +1,184 @@
+//! Between a MessagePack client's values (notepack.io 2.2.0) and wire form (notepack.io 3.0.1).
+//!
+//! The two differ in extensions only, so a value without any is relayed as the bytes it came in.
+
+use tidegate_msgpack::{Error as Malformed, Reader, Token, write};
+
+use super::extension::Extension;
+use super::insertions::Insertions;
+use super::{DEPTH_MAX, Error};
+
+/// Appends a MessagePack client's value in wire form.
+///
+/// `undefined` becomes nil, or leaves its entry out of a map; a date becomes a timestamp, an `ArrayBuffer` bin, an
+/// integer key a string, an unknown extension what notepack decodes it to, the array `[type, bytes]`. Everything else
+/// keeps its bytes, floats of 32 bits and headers wider than needed included.
+///
+/// # Errors
+/// [`Error::MessagePack`] or [`Error::TooDeep`] when `msgpack` is not one complete value, [`Error::Key`] for a map key
+/// that is neither a string nor an integer; `out` may then hold part of the value.
+pub fn client_to_wire(msgpack: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    let mut reader = Reader::new(msgpack);
+    if is_wire(&mut reader, 0)? {
+        if !reader.is_empty() {
+            return Err(Malformed::Trailing.into());
+        }
+        out.extend_from_slice(msgpack);
+        return Ok(());
+    }
+    let mut transcoder =
+        Transcoder { bytes: msgpack, reader: Reader::new(msgpack), insertions: Insertions::default(), out };
+    if let Written::Nothing = transcoder.value(0)? {
+        write::nil(transcoder.out);
+    }
+    let Transcoder { reader, insertions, out, .. } = transcoder;
+    if !reader.is_empty() {
+        return Err(Malformed::Trailing.into());
+    }
+    insertions.apply(out, &[]);
+    Ok(())
+}
+
+/// Appends a wire value as a MessagePack client reads it: a timestamp becomes the client's date, everything else
+/// keeps its bytes.
+///
+/// # Errors
+/// [`Error::MessagePack`] when `wire` is not one complete value; `out` may then hold part of it.
+pub fn wire_to_client(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    out.reserve(wire.len());
+    let mut reader = Reader::new(wire);
+    // What was read but not yet appended starts here.
+    let mut copied = 0;
+    // An element is replaced by one element, so no length changes and nesting need not be followed.
+    let mut values_left = 1_u64;
+    while values_left > 0 {
+        let start = reader.position();
+        values_left -= 1;
+        match reader.token()? {
+            Token::Array(length) => values_left += u64::from(length),
+            Token::Map(length) => values_left += u64::from(length) * 2,
+            // A client that is given its own date back, or another extension, already reads it.
+            Token::Ext { kind: kind @ ..0, data, header } => {
+                if let Extension::Date(unix_ms) = Extension::of_wire(kind, data, header) {
+                    out.extend_from_slice(&wire[copied..start]);
+                    out.extend_from_slice(&[0xd7, 0x00]);
+                    out.extend_from_slice(&unix_ms.to_be_bytes());
+                    copied = reader.position();
+                }
+            }
+            _ => {}
+        }
+    }
+    if !reader.is_empty() {
+        return Err(Malformed::Trailing.into());
+    }
+    out.extend_from_slice(&wire[copied..]);
+    Ok(())
+}
+
+/// Reads one value and tells whether it is in wire form as it stands. On false the reader has stopped early.
+fn is_wire(reader: &mut Reader<'_>, depth: usize) -> Result<bool, Error> {
+    match reader.token()? {
+        Token::Array(length) => {
+            let depth = deeper(depth)?;
+            for _ in 0..length {
+                if !is_wire(reader, depth)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Token::Map(length) => {
+            let depth = deeper(depth)?;
+            for _ in 0..length {
+                if !matches!(reader.token()?, Token::Str(_)) || !is_wire(reader, depth)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Token::Ext { .. } => return Ok(false),
+        _ => {}
+    }
+    Ok(true)
+}
+
+fn deeper(depth: usize) -> Result<usize, Error> {
+    if depth < DEPTH_MAX { Ok(depth + 1) } else { Err(Error::TooDeep) }
+}
+
+struct Transcoder<'a> {
+    bytes: &'a [u8],
+    reader: Reader<'a>,
+    insertions: Insertions,
+    out: &'a mut Vec<u8>,
+}
+
+enum Written {
+    Value,
+    /// The value was `undefined`, which has no wire form.
+    Nothing,
+}
+
+impl Transcoder<'_> {
+    fn value(&mut self, depth: usize) -> Result<Written, Error> {
+        let start = self.reader.position();
+        match self.reader.token()? {
+            Token::Array(length) => self.array(length, deeper(depth)?)?,
+            Token::Map(length) => self.map(length, deeper(depth)?)?,
+            Token::Ext { kind, data, header } => match Extension::of_client(kind, data, header) {
+                Extension::Undefined => return Ok(Written::Nothing),
+                Extension::Date(unix_ms) => write::timestamp_ms(self.out, unix_ms),
+                Extension::Bytes(bytes) => write::bin(self.out, bytes),
+                Extension::Unknown(kind, bytes) => {
+                    deeper(depth)?;
+                    write::array(self.out, 2);
+                    write::int(self.out, i64::from(kind));
+                    write::bin(self.out, bytes);
+                }
+            },
+            _ => self.relay(start),
+        }
+        Ok(Written::Value)
+    }
+
+    /// Appends what was read since `start` as it came.
+    fn relay(&mut self, start: usize) {
+        self.out.extend_from_slice(&self.bytes[start..self.reader.position()]);
+    }
+
+    fn array(&mut self, length: u32, depth: usize) -> Result<(), Error> {
+        write::array(self.out, length);
+        for _ in 0..length {
+            if let Written::Nothing = self.value(depth)? {
+                write::nil(self.out);
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, length: u32, depth: usize) -> Result<(), Error> {
+        let head = self.out.len();
+        self.out.push(0);
+        let mut written = 0;
+        for _ in 0..length {
+            let entry = self.out.len();
+            self.key()?;
+            match self.value(depth)? {
+                Written::Value => written += 1,
+                Written::Nothing => self.out.truncate(entry),
+            }
+        }
+        self.insertions.close_map(self.out, head, written);
+        Ok(())
+    }
+
+    fn key(&mut self) -> Result<(), Error> {
+        let start = self.reader.position();
+        match self.reader.token()? {
+            Token::Str(_) => self.relay(start),
+            Token::UInt(key) => write::str(self.out, itoa::Buffer::new().format(key)),
+            Token::Int(key) => write::str(self.out, itoa::Buffer::new().format(key)),
+            _ => return Err(Error::Key),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! From wire form to JSON text.
+
+use bytes::Bytes;
+use tidegate_msgpack::{DEPTH_MAX, Error as Malformed, Reader, Token};
+
+use super::extension::Extension;
+use super::scan::plain_len;
+use super::{Error, date};
+
+/// Appends a wire value as the JSON text that a stock server sends for it; every binary value in it is pushed to
+/// `attachments` and leaves a placeholder numbered by its place there.
+///
+/// Strings that are not UTF-8 are printed with replacement characters, NaN and infinities as null, dates in ISO form,
+/// integer keys as strings, and an unknown extension as notepack decodes it: the array `[type, bytes]`.
+///
+/// # Errors
+/// [`Error::MessagePack`] or [`Error::TooDeep`] when `wire` is not one complete value, [`Error::Key`] for a map key
+/// that JSON cannot have; `out` and `attachments` may then hold part of the value.
+pub fn wire_to_json(wire: &[u8], out: &mut Vec<u8>, attachments: &mut Vec<Bytes>) -> Result<(), Error> {
+    wire_to_json_bounded(wire, out, attachments, usize::MAX)
+}
+
+/// The same, but refuses the value with [`Error::Attachments`] once `attachments` would exceed `attachments_max`.
+pub(crate) fn wire_to_json_bounded(
+    wire: &[u8],
+    out: &mut Vec<u8>,
+    attachments: &mut Vec<Bytes>,
+    attachments_max: usize,
+) -> Result<(), Error> {
+    // What a message of small values takes; long strings and numbers are about as long in both.
+    out.reserve(wire.len() + wire.len() / 4);
+    let mut printer = Printer { wire: Reader::new(wire), out, attachments, attachments_max };
+    if let Printed::Undefined = printer.value(0)? {
+        printer.out.extend_from_slice(b"null");
+    }
+    if printer.wire.is_empty() { Ok(()) } else { Err(Malformed::Trailing.into()) }
+}
+
+struct Printer<'a> {
+    wire: Reader<'a>,
+    out: &'a mut Vec<u8>,
+    attachments: &'a mut Vec<Bytes>,
+    attachments_max: usize,
+}
+
+enum Printed {
+    Value,
+    /// Nothing was printed, because JSON has no word for it.
+    Undefined,
+}
+
+impl Printer<'_> {
+    fn value(&mut self, depth: usize) -> Result<Printed, Error> {
+        match self.wire.token()? {
+            Token::Nil => self.out.extend_from_slice(b"null"),
+            Token::Bool(true) => self.out.extend_from_slice(b"true"),
+            Token::Bool(false) => self.out.extend_from_slice(b"false"),
+            Token::UInt(value) => self.integer(value),
+            Token::Int(value) => self.integer(value),
+            Token::F32(value) => self.float(f64::from(value)),
+            Token::F64(value) => self.float(value),
+            Token::Str(bytes) => self.string(bytes),
+            Token::Bin(bytes) => self.attachment(bytes)?,
+            Token::Array(length) => self.array(length, depth + 1)?,
+            Token::Map(length) => self.object(length, depth + 1)?,
+            Token::Ext { kind, data, header } => match Extension::of_wire(kind, data, header) {
+                Extension::Undefined => return Ok(Printed::Undefined),
+                Extension::Date(unix_ms) => self.date(unix_ms),
+                Extension::Bytes(bytes) => self.attachment(bytes)?,
+                Extension::Unknown(kind, bytes) => {
+                    self.out.push(b'[');
+                    self.integer(kind);
+                    self.out.push(b',');
+                    self.attachment(bytes)?;
+                    self.out.push(b']');
+                }
+            },
+        }
+        Ok(Printed::Value)
+    }
+
+    fn array(&mut self, length: u32, depth: usize) -> Result<(), Error> {
+        if depth > DEPTH_MAX {
+            return Err(Error::TooDeep);
+        }
+        self.out.push(b'[');
+        for index in 0..length {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            if let Printed::Undefined = self.value(depth)? {
+                self.out.extend_from_slice(b"null");
+            }
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    fn object(&mut self, length: u32, depth: usize) -> Result<(), Error> {
+        if depth > DEPTH_MAX {
+            return Err(Error::TooDeep);
+        }
+        self.out.push(b'{');
+        let first = self.out.len();
+        for _ in 0..length {
+            let entry = self.out.len();
+            if entry > first {
+                self.out.push(b',');
+            }
+            self.key()?;
+            self.out.push(b':');
+            if let Printed::Undefined = self.value(depth)? {
+                self.out.truncate(entry);
+            }
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    fn key(&mut self) -> Result<(), Error> {
+        match self.wire.token()? {
+            Token::Str(bytes) => self.string(bytes),
+            Token::UInt(value) => self.quoted_integer(value),
+            Token::Int(value) => self.quoted_integer(value),
+            _ => return Err(Error::Key),
+        }
+        Ok(())
+    }
+
+    fn integer(&mut self, value: impl itoa::Integer) {
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    fn quoted_integer(&mut self, value: impl itoa::Integer) {
+        self.out.push(b'"');
+        self.integer(value);
+        self.out.push(b'"');
+    }
+
+    fn float(&mut self, value: f64) {
+        if !value.is_finite() {
+            self.out.extend_from_slice(b"null");
+        } else if value == 0.0 {
+            // JavaScript drops the sign of -0.
+            self.out.push(b'0');
+        } else {
+            let mut buffer = zmij::Buffer::new();
+            let digits = buffer.format_finite(value);
+            self.out.extend_from_slice(digits.strip_suffix(".0").unwrap_or(digits).as_bytes());
+        }
+    }
+
+    fn date(&mut self, unix_ms: i64) {
+        let start = self.out.len();
+        self.out.push(b'"');
+        if date::push_iso(self.out, unix_ms) {
+            self.out.push(b'"');
+        } else {
+            self.out.truncate(start);
+            self.out.extend_from_slice(b"null");
+        }
+    }
+
+    fn attachment(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.attachments.len() >= self.attachments_max {
+            return Err(Error::Attachments);
+        }
+        self.out.extend_from_slice(b"{\"_placeholder\":true,\"num\":");
+        self.integer(self.attachments.len());
+        self.out.push(b'}');
+        self.attachments.push(Bytes::copy_from_slice(bytes));
+        Ok(())
+    }
+
+    fn string(&mut self, bytes: &[u8]) {
+        self.out.push(b'"');
+        match simdutf8::basic::from_utf8(bytes) {
+            Ok(text) => push_escaped(self.out, text.as_bytes()),
+            Err(_) => push_escaped(self.out, String::from_utf8_lossy(bytes).as_bytes()),
+        }
+        self.out.push(b'"');
+    }
+}
+
+/// Escapes what `JSON.stringify` escapes, and nothing else.
+fn push_escaped(out: &mut Vec<u8>, mut text: &[u8]) {
+    loop {
+        let (plain, rest) = text.split_at(plain_len(text));
+        out.extend_from_slice(plain);
+        let Some((special, rest)) = rest.split_first() else { return };
+        match special {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let (high, low) = (HEX[usize::from(control >> 4)], HEX[usize::from(control & 0x0f)]);
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+        }
+        text = rest;
+    }
+}
