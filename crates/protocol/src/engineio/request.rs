@@ -33,7 +33,7 @@ impl Transport {
     }
 }
 
-/// The parameters of a request's query that Engine.IO looks at. Of a repeated parameter the first counts.
+/// The parameters of a request's query that Engine.IO looks at. Of a repeated parameter the last counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query<'a> {
     /// Protocol revision, as it came. See [`Query::is_version_4`].
@@ -57,13 +57,11 @@ impl<'a> Query<'a> {
         for parameter in query.split('&') {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "EIO" => parsed.eio = parsed.eio.or(Some(value)),
-                "transport" => parsed.transport = parsed.transport.or(Some(value)),
-                "sid" if parsed.sid.is_none() && !value.is_empty() => {
-                    parsed.sid = Some(percent_decode(value));
-                }
-                "b64" => parsed.b64 |= !value.is_empty(),
-                "j" => parsed.j = parsed.j.or(Some(value)),
+                "EIO" => parsed.eio = Some(value),
+                "transport" => parsed.transport = Some(value),
+                "sid" => parsed.sid = Some(percent_decode(value)).filter(|sid| !sid.is_empty()),
+                "b64" => parsed.b64 = !value.is_empty(),
+                "j" => parsed.j = Some(value),
                 _ => {}
             }
         }
@@ -279,8 +277,9 @@ mod tests {
         assert_eq!(Query::parse("&&=&=x&EIO"), Query { eio: Some(""), ..Query::default() });
         assert_eq!(Query::parse("sid=").sid, None);
         assert_eq!(Query::parse("eio=4").eio, None);
-        assert_eq!(Query::parse("EIO=4&EIO=3").eio, Some("4"));
-        assert_eq!(Query::parse("sid=a&sid=b").sid.unwrap(), "a");
+        assert_eq!(Query::parse("EIO=4&EIO=3").eio, Some("3"));
+        assert_eq!(Query::parse("sid=a&sid=b").sid.unwrap(), "b");
+        assert_eq!(Query::parse("sid=a&sid=").sid, None);
         assert!(Query::parse("b64=1").b64);
         assert!(!Query::parse("b64").b64);
         assert_eq!(Query::parse("j=0").j, Some("0"));
