@@ -1,1 +1,41 @@
-//! tidegate-gateway.
+//! One node of the gateway: it terminates clients' connections, keeps their sessions and rooms, and meets the other
+//! nodes through a broker.
+//!
+//! A node is built from [`Options`] and a [`Broker`](tidegate_core::Broker), and neither reads the environment nor
+//! handles signals: whoever owns the process does. Two nodes fit in one process.
+//!
+//! Layout, from the socket inwards: `accept` and `transport` (HTTP, polling, WebSocket), `connection` (one client's
+//! life), `operation` and `auth` (what it may ask for), `node` (the verbs), `hub` (sessions and rooms, and the
+//! fan-out), `outbox` (the way back out). Beside them `interest`, `pulse` and `timer`, which each are one task.
+//!
+//! Architecture Invariant: connection -> node -> hub -> outbox, never back.
+
+mod accept;
+pub mod auth;
+mod bucket;
+mod clock;
+mod connection;
+mod engines;
+pub mod glob;
+mod hub;
+mod inbound;
+mod interest;
+mod message;
+mod metrics;
+pub mod namespaces;
+mod node;
+mod operation;
+mod options;
+mod origin;
+mod outbox;
+mod peer;
+mod pulse;
+mod reply;
+mod session;
+mod timer;
+mod transport;
+
+pub use node::{Joining, Node, StartError};
+pub use operation::OWN_EVENTS;
+pub use options::{DrainOptions, EngineOptions, Limits, Options, PulseOptions, ServerOptions};
+pub use peer::{InvalidNetwork, Network};

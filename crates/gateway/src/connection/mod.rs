@@ -1,0 +1,237 @@
+//! A connection's life, on whichever transport: one task, one loop, one exit.
+//!
+//! Layout: this file holds the loop and the deadlines, `input` what arrives, `packet` what it means, `ending` the
+//! exit. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and no timer
+//! of its own: it waits for its socket, its outbox and, while polling, for its requests.
+//!
+//! Architecture Invariant: all undoing hangs on the one exit of [`Connection::run`].
+
+mod ending;
+mod input;
+mod packet;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tidegate_core::{DisconnectReason, Namespace};
+use tidegate_msgpack::write;
+use tidegate_protocol::engineio::{Beat, Heartbeat};
+use tidegate_protocol::socketio;
+
+pub(crate) use input::{Input, Link, Payload};
+pub(crate) use packet::Resume;
+
+use crate::bucket::Bucket;
+use crate::clock::unix_ms;
+use crate::engines::EngineId;
+use crate::message::Message;
+use crate::node::{Admitted, Inner};
+use crate::outbox::Outbox;
+use crate::session::Session;
+
+/// Reads or requests handled in one go before other tasks of the worker get their turn. Each is at most one scratch
+/// buffer, so this is about a millisecond of parsing.
+const IO_LOOP_BOUND: usize = 16;
+
+/// Largest message before the client is authenticated, in bytes: a token fits, a flood does not.
+pub(crate) const UNAUTHENTICATED_BYTES_MAX: usize = 16 * 1024;
+
+/// Why the loop ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exit {
+    pub(crate) reason: DisconnectReason,
+    /// The code of the WebSocket's close frame; none sends a frame without a code, as stock servers do.
+    pub(crate) close_code: Option<u16>,
+}
+
+impl Exit {
+    pub(crate) const fn because(reason: DisconnectReason) -> Self {
+        Self { reason, close_code: None }
+    }
+}
+
+pub(crate) struct Connection {
+    pub(crate) node: Arc<Inner>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) id: EngineId,
+    link: Link,
+    shard: u32,
+    packets: socketio::Decoder,
+    sessions: Vec<Session>,
+    heartbeat: Heartbeat,
+    /// When the connection is closed for want of a namespace; gone with the first one joined.
+    connect_deadline_ms: Option<u64>,
+    /// The deadline that the timer knows.
+    armed_ms: u64,
+    bucket: Bucket,
+    /// What must be over before more input is looked at.
+    busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
+    _admitted: Admitted,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The configuration bounds both to a day.
+fn millis_u32(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Connection {
+    pub(crate) fn new(
+        node: Arc<Inner>,
+        outbox: Arc<Outbox>,
+        id: EngineId,
+        link: Link,
+        admitted: Admitted,
+    ) -> Self {
+        let now = node.clock.now_ms();
+        let engine = &node.options.engine;
+        Self {
+            shard: node.hub.assign(),
+            link,
+            packets: socketio::Decoder::server(engine.payload_bytes_max),
+            sessions: Vec::new(),
+            heartbeat: Heartbeat::new(now, millis_u32(engine.ping_interval), millis_u32(engine.ping_timeout)),
+            connect_deadline_ms: Some(now + millis(engine.connect_timeout)),
+            armed_ms: u64::MAX,
+            bucket: Bucket::full(now, node.options.limits.events_burst),
+            busy: None,
+            node,
+            outbox,
+            id,
+            _admitted: admitted,
+        }
+    }
+
+    /// Lives until the peer, the node or the cluster ends it.
+    pub(crate) async fn run(mut self) -> DisconnectReason {
+        let exit = poll_fn(|context| self.poll(context)).await;
+        self.end(exit).await;
+        exit.reason
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
+        self.outbox.register(context);
+        for _ in 0..IO_LOOP_BOUND {
+            if let Some(reason) = self.outbox.closed() {
+                return Poll::Ready(Exit::because(reason));
+            }
+            if (self.outbox.take_tick() || self.armed_ms == u64::MAX)
+                && let Err(exit) = self.on_time()
+            {
+                return Poll::Ready(exit);
+            }
+            self.outbox.poll_flush(context);
+            let progress = match &mut self.busy {
+                Some(busy) => {
+                    let Poll::Ready(resume) = busy.as_mut().poll(context) else { return Poll::Pending };
+                    self.busy = None;
+                    self.resume(resume)
+                }
+                None => {
+                    let Poll::Ready(progress) = self.poll_input(context) else { return Poll::Pending };
+                    progress
+                }
+            };
+            if let Err(exit) = progress {
+                return Poll::Ready(exit);
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Does what is due and arms the next deadline.
+    fn on_time(&mut self) -> Result<(), Exit> {
+        let now = self.node.clock.now_ms();
+        let mut next = loop {
+            match self.heartbeat.poll(now) {
+                Beat::Wait(until) => break until,
+                Beat::Ping => {
+                    self.outbox.push(&Message::engine("2"));
+                }
+                Beat::Dead => return Err(Exit::because(DisconnectReason::PingTimeout)),
+            }
+        };
+        if let Some(deadline) = self.connect_deadline_ms {
+            if now >= deadline {
+                return Err(Exit::because(DisconnectReason::ForcedClose));
+            }
+            next = next.min(deadline);
+        }
+        if let Some(expires_ms) = self.expire(now)? {
+            next = next.min(expires_ms);
+        }
+        self.arm(next);
+        Ok(())
+    }
+
+    fn arm(&mut self, at_ms: u64) {
+        self.armed_ms = at_ms;
+        self.node.timer.arm(at_ms, Arc::downgrade(&self.outbox));
+    }
+
+    /// Arms a deadline that is earlier than the one the timer knows.
+    fn arm_earlier(&mut self, at_ms: u64) {
+        if at_ms < self.armed_ms {
+            self.arm(at_ms);
+        }
+    }
+
+    /// Ends the sessions whose token has expired. Returns when the next one will, on the node's clock.
+    fn expire(&mut self, now: u64) -> Result<Option<u64>, Exit> {
+        if self.sessions.iter().all(|session| session.identity.expires_at.is_none()) {
+            return Ok(None);
+        }
+        let unix = unix_ms();
+        let expired =
+            |session: &Session| session.expires_unix_ms().is_some_and(|expires_ms| expires_ms <= unix);
+        while let Some(index) = self.sessions.iter().position(expired) {
+            self.evict(index, "expired");
+        }
+        if self.sessions.is_empty() {
+            return Err(Exit::because(DisconnectReason::ServerNamespaceDisconnect));
+        }
+        Ok(self
+            .sessions
+            .iter()
+            .filter_map(Session::expires_unix_ms)
+            .min()
+            .map(|expires_ms| now + (expires_ms - unix)))
+    }
+
+    /// Tells the client why and ends the session in its namespace.
+    fn evict(&mut self, index: usize, reason: &'static str) {
+        let session = self.sessions.swap_remove(index);
+        self.node.disconnect(&session, DisconnectReason::ServerNamespaceDisconnect);
+        self.node.metrics.evicted(reason);
+        let Some(parser) = self.packets.parser() else { return };
+        let mut data = Vec::new();
+        write::array(&mut data, 2);
+        write::str(&mut data, "evicted");
+        write::map(&mut data, 1);
+        write::str(&mut data, "reason");
+        write::str(&mut data, reason);
+        let namespace = session.namespace.as_str();
+        match socketio::encode::event(parser, namespace, None, &data) {
+            Ok(encoded) => {
+                self.outbox.push(&Message::packet(encoded, false));
+            }
+            Err(error) => tracing::error!(%error, "failed to encode an eviction"),
+        }
+        self.outbox.push(&Message::packet(socketio::encode::disconnect(parser, namespace), false));
+    }
+
+    fn session(&self, namespace: &str) -> Option<usize> {
+        self.sessions.iter().position(|session| session.namespace.as_str() == namespace)
+    }
+
+    fn is_joined(&self, namespace: &Namespace) -> bool {
+        self.session(namespace.as_str()).is_some()
+    }
+}

@@ -1,0 +1,228 @@
+//! What a client's packets mean: CONNECT, events, acknowledgements, DISCONNECT.
+
+use std::sync::Arc;
+
+use tidegate_core::{DisconnectReason, Namespace, SessionId, broker};
+use tidegate_msgpack::write;
+use tidegate_protocol::socketio::{self, Packet, Parser};
+
+use super::{Connection, Exit};
+use crate::message::Message;
+use crate::namespaces::Operation;
+use crate::node::NewSession;
+use crate::operation::{self, Event};
+use crate::reply::{Refusal, Reply};
+use tidegate_core::ErrorCode;
+
+/// What a connection waited for.
+pub(crate) enum Resume {
+    /// The subscriptions of a new session, or why there are none.
+    Connect(Result<NewSession, broker::Error>),
+    /// Room in a queue.
+    Input,
+}
+
+impl Connection {
+    pub(super) fn on_text(&mut self, text: &str) -> Result<(), Exit> {
+        let packet = self.packets.text(text);
+        self.on_decoded(packet)
+    }
+
+    pub(super) fn on_binary(&mut self, bytes: &[u8]) -> Result<(), Exit> {
+        let packet = self.packets.binary(bytes);
+        self.on_decoded(packet)
+    }
+
+    fn on_decoded(&mut self, packet: Result<Option<Packet>, socketio::Violation>) -> Result<(), Exit> {
+        match packet {
+            Ok(None) => Ok(()),
+            Ok(Some(packet)) => self.on_packet(packet),
+            Err(violation) => {
+                tracing::debug!(%violation, "closing a connection");
+                Err(Exit::because(DisconnectReason::ForcedClose))
+            }
+        }
+    }
+
+    fn on_packet(&mut self, packet: Packet) -> Result<(), Exit> {
+        let forced_close = Exit::because(DisconnectReason::ForcedClose);
+        let session = self.session(packet.namespace());
+        match (packet, session) {
+            (Packet::Connect { namespace, auth }, None) => self.on_connect(namespace, auth.as_deref()),
+            (Packet::Event { id, data, .. }, Some(index)) => self.on_event(index, id, &data),
+            // Nothing that this node sends asks for an acknowledgement yet; an unknown id is ignored in any case.
+            (Packet::Ack { .. }, Some(_)) => Ok(()),
+            (Packet::Disconnect { .. }, Some(index)) => {
+                let session = self.sessions.swap_remove(index);
+                self.node.disconnect(&session, DisconnectReason::ClientNamespaceDisconnect);
+                Ok(())
+            }
+            // A second CONNECT, or anything for a namespace that was not joined.
+            _ => Err(forced_close),
+        }
+    }
+
+    fn parser(&self) -> Result<Parser, Exit> {
+        // Known from the first packet on.
+        self.packets.parser().ok_or(Exit::because(DisconnectReason::ForcedClose))
+    }
+
+    fn on_connect(&mut self, namespace: String, auth: Option<&[u8]>) -> Result<(), Exit> {
+        let namespace = Namespace::from(namespace);
+        let Some(rule) = self.node.rule(&namespace) else {
+            return self.refuse_connect(&namespace, "Invalid namespace", None);
+        };
+        let identity = match self.node.identify(&namespace, auth) {
+            Ok(identity) => identity,
+            Err(refused) => {
+                return self.refuse_connect(&namespace, &refused.message, Some(refused.code));
+            }
+        };
+        if !self.node.may_connect() {
+            // A client never retries after a CONNECT_ERROR; after a closed transport it does.
+            return Err(Exit::because(DisconnectReason::ForcedClose));
+        }
+        let id = SessionId::random();
+        let subscribed = self.node.subscribe_session(&namespace, id);
+        self.busy = Some(Box::pin(async move {
+            Resume::Connect(subscribed.await.map(|memberships| NewSession {
+                id,
+                namespace,
+                rule,
+                identity,
+                memberships,
+            }))
+        }));
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self, resume: Resume) -> Result<(), Exit> {
+        match resume {
+            Resume::Input => Ok(()),
+            Resume::Connect(Err(error)) => {
+                tracing::debug!(%error, "failed to subscribe a session");
+                Err(Exit::because(DisconnectReason::ForcedClose))
+            }
+            Resume::Connect(Ok(new)) => self.connected(new),
+        }
+    }
+
+    fn connected(&mut self, new: NewSession) -> Result<(), Exit> {
+        let parser = self.parser()?;
+        if self.is_joined(&new.namespace) || !self.node.may_connect() {
+            return Err(Exit::because(DisconnectReason::ForcedClose));
+        }
+        let mut data = Vec::with_capacity(32);
+        write::map(&mut data, 1);
+        write::str(&mut data, "sid");
+        write::str(&mut data, new.id.as_str());
+        let connected = socketio::encode::connect(parser, new.namespace.as_str(), Some(&data));
+        let connected = self.encoded(connected)?;
+        let session = self.node.connect(self.shard, &self.outbox, parser, &connected, new);
+        if self.connect_deadline_ms.take().is_some() {
+            self.lift_unauthenticated_bound();
+        }
+        if let Some(expires_ms) = session.expires_unix_ms() {
+            let left = expires_ms.saturating_sub(crate::clock::unix_ms());
+            self.arm_earlier(self.node.clock.now_ms() + left);
+        }
+        self.sessions.push(session);
+        Ok(())
+    }
+
+    fn encoded(
+        &self,
+        encoded: Result<socketio::Encoded, tidegate_protocol::value::Error>,
+    ) -> Result<Message, Exit> {
+        encoded.map(|encoded| Message::packet(encoded, false)).map_err(|error| {
+            tracing::error!(%error, "failed to encode a packet of our own");
+            Exit::because(DisconnectReason::ForcedClose)
+        })
+    }
+
+    /// CONNECT_ERROR: `{ message, data: { code } }`, or the bare message for what a stock server refuses likewise.
+    fn refuse_connect(
+        &mut self,
+        namespace: &Namespace,
+        message: &str,
+        code: Option<ErrorCode>,
+    ) -> Result<(), Exit> {
+        let parser = self.parser()?;
+        let mut data = Vec::with_capacity(64);
+        write::map(&mut data, 1 + u32::from(code.is_some()));
+        write::str(&mut data, "message");
+        write::str(&mut data, message);
+        if let Some(code) = code {
+            write::str(&mut data, "data");
+            write::map(&mut data, 1);
+            write::str(&mut data, "code");
+            write::str(&mut data, code.as_str());
+        }
+        let outcome = code.unwrap_or(ErrorCode::NotFound);
+        self.node.metrics.operation("connect", Err(outcome));
+        let refused = self.encoded(socketio::encode::connect_error(parser, namespace.as_str(), &data))?;
+        self.outbox.push(&refused);
+        Ok(())
+    }
+
+    fn on_event(&mut self, index: usize, id: Option<u64>, data: &[u8]) -> Result<(), Exit> {
+        let parser = self.parser()?;
+        let Ok(event) = Event::read(data) else {
+            return Err(Exit::because(DisconnectReason::ForcedClose));
+        };
+        let operation = event.name.and_then(Operation::parse);
+        let session = &self.sessions[index];
+        session.rule.metrics.messages_received.inc();
+        let reply = Reply {
+            outbox: Arc::clone(&self.outbox),
+            parser,
+            namespace: session.namespace.clone(),
+            id,
+            metrics: Arc::clone(&self.node.metrics),
+            operation: operation.map_or("event", Operation::as_str),
+        };
+        let limits = &self.node.options.limits;
+        let limited = operation != Some(Operation::Heartbeat)
+            && !self.bucket.take(self.node.clock.now_ms(), limits.events_per_second_max, limits.events_burst);
+        if limited {
+            if !reply.is_awaited() {
+                self.node.metrics.dropped("rate_limited", 1);
+            }
+            reply.refuse(&Refusal::new(
+                ErrorCode::RateLimited,
+                format!(
+                    "more than {} events a second (limits.events_per_second_max)",
+                    limits.events_per_second_max
+                ),
+            ));
+            return Ok(());
+        }
+        match operation {
+            Some(operation) => operation::perform(&self.node, session, operation, event, reply),
+            None => reply.refuse(&Refusal::new(
+                ErrorCode::NoHandler,
+                "no operation has this name, and no backend is configured",
+            )),
+        }
+        self.hold_back();
+        Ok(())
+    }
+
+    /// Reads no more from a client while the queues that its events go to are filling up.
+    fn hold_back(&mut self) {
+        if self.busy.is_some() {
+            return;
+        }
+        if let Some(ready) = self.node.broker.ready() {
+            self.busy = Some(Box::pin(async move {
+                ready.await;
+                Resume::Input
+            }));
+        } else if let Some(relief) = self.node.hub.congestion() {
+            self.busy = Some(Box::pin(async move {
+                relief.await;
+                Resume::Input
+            }));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The Engine.IO sessions of this node, by their secret sid.
+//!
+//! A sid is 20 characters that hold 120 random bits, then the node's id: whoever gets a request for a session that
+//! lives elsewhere can tell where, without asking anybody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tidegate_core::{NodeId, SessionId};
+use tokio::sync::mpsc;
+
+use crate::connection::Input;
+use crate::outbox::Outbox;
+
+/// Parts of the table, so that handshakes on several workers seldom meet. A power of two.
+const PARTS: usize = 16;
+
+/// The random part of a sid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EngineId(SessionId);
+
+impl EngineId {
+    pub(crate) fn random() -> Self {
+        Self(SessionId::random())
+    }
+
+    /// The whole sid, as the client is told.
+    pub(crate) fn sid(&self, node: &NodeId) -> String {
+        format!("{}{node}", self.0)
+    }
+
+    /// The session that `sid` names, if it is one of `node`.
+    pub(crate) fn parse(sid: &str, node: &NodeId) -> Option<Self> {
+        let (random, owner) = sid.split_at_checked(tidegate_core::ids::SESSION_ID_LENGTH)?;
+        if owner == node.as_str() { SessionId::parse(random).map(Self) } else { None }
+    }
+
+    fn part(&self) -> usize {
+        usize::from(self.0.as_str().as_bytes()[0]) % PARTS
+    }
+}
+
+/// What requests with a sid find.
+#[derive(Clone)]
+pub(crate) enum Engine {
+    /// On HTTP long-polling, perhaps about to move.
+    Polling(Arc<Polling>),
+    /// On a WebSocket. Requests with its sid have nothing more to do here, so nothing is kept for them.
+    WebSocket(Arc<Outbox>),
+}
+
+/// The meeting point of a polling session's requests and its connection.
+pub(crate) struct Polling {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) input: mpsc::Sender<Input>,
+    /// A POST is under way; a second one is a violation.
+    pub(crate) posting: AtomicBool,
+    /// A WebSocket probes; a second one is turned away.
+    pub(crate) upgrading: AtomicBool,
+    /// The client has joined a namespace, so its payloads may be of full size.
+    pub(crate) joined: AtomicBool,
+}
+
+impl Engine {
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        match self {
+            Self::Polling(polling) => &polling.outbox,
+            Self::WebSocket(outbox) => outbox,
+        }
+    }
+}
+
+/// Claims `flag` until dropped, unless somebody else has it.
+pub(crate) struct Exclusive<'a>(&'a AtomicBool);
+
+impl<'a> Exclusive<'a> {
+    pub(crate) fn claim(flag: &'a AtomicBool) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then_some(Self(flag))
+    }
+}
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+pub(crate) struct Engines {
+    parts: [Mutex<HashMap<EngineId, Engine>>; PARTS],
+}
+
+impl Engines {
+    pub(crate) fn new() -> Self {
+        Self { parts: std::array::from_fn(|_| Mutex::default()) }
+    }
+
+    pub(crate) fn insert(&self, id: EngineId, engine: Engine) {
+        self.parts[id.part()].lock().insert(id, engine);
+    }
+
+    pub(crate) fn find(&self, id: EngineId) -> Option<Engine> {
+        self.parts[id.part()].lock().get(&id).cloned()
+    }
+
+    pub(crate) fn remove(&self, id: EngineId) {
+        self.parts[id.part()].lock().remove(&id);
+    }
+
+    /// The outboxes of all connections, to close them.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.parts
+            .iter()
+            .flat_map(|part| {
+                part.lock().values().map(|engine| Arc::clone(engine.outbox())).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sid_names_its_node() {
+        let node = NodeId::parse("gw-1").unwrap();
+        let id = EngineId::random();
+        let sid = id.sid(&node);
+        assert!(sid.ends_with("gw-1"));
+        assert_eq!(EngineId::parse(&sid, &node), Some(id));
+        assert_eq!(EngineId::parse(&sid, &NodeId::parse("gw-2").unwrap()), None);
+        for bad in ["", "x", "äääääääääääääää", &sid[..19]] {
+            assert_eq!(EngineId::parse(bad, &node), None);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! One shard of the hub: a slab of sessions and the member lists of rooms.
+//!
+//! A member list is a dense array of what the fan-out needs per receiver. Every session remembers its position in
+//! each of its lists, so that leaving is one swap whatever the room's size.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use foldhash::HashMapExt as _;
+use parking_lot::Mutex;
+use slab::Slab;
+use tidegate_core::{Namespace, Publication, Room, SessionId};
+use tidegate_protocol::socketio::Parser;
+
+use super::fanout::Queue;
+use super::{Joined, Receiver};
+use crate::metrics::NamespaceMetrics;
+use crate::outbox::Outbox;
+
+pub(super) struct Shard {
+    pub(super) state: Mutex<State>,
+    pub(super) queue: Queue,
+}
+
+impl Shard {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::new(State::new()), queue: Queue::new() }
+    }
+}
+
+pub(super) struct State {
+    sessions: Slab<Member>,
+    by_id: HashMap<SessionId, u32>,
+    namespaces: HashMap<Namespace, Local>,
+}
+
+/// One namespace's sessions in this shard.
+struct Local {
+    metrics: Arc<NamespaceMetrics>,
+    all: Vec<Receiver>,
+    rooms: HashMap<Room, Vec<Receiver>>,
+}
+
+struct Member {
+    id: SessionId,
+    namespace: Namespace,
+    parser: Parser,
+    outbox: Arc<Outbox>,
+    all_position: u32,
+    rooms: Vec<(Room, u32)>,
+}
+
+/// Receivers that a publication does not go to. Most often this is one: the sender.
+enum Excluded {
+    None,
+    One(u32),
+    Many(foldhash::HashSet<u32>),
+}
+
+impl Excluded {
+    fn add(&mut self, slot: u32) {
+        match self {
+            Self::None => *self = Self::One(slot),
+            Self::One(one) => *self = Self::Many([*one, slot].into_iter().collect()),
+            Self::Many(many) => {
+                many.insert(slot);
+            }
+        }
+    }
+
+    fn contains(&self, slot: u32) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(one) => *one == slot,
+            Self::Many(many) => many.contains(&slot),
+        }
+    }
+}
+
+fn index(position: u32) -> usize {
+    position as usize
+}
+
+/// A position in a member list. Memory ends long before four billion members.
+fn position(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+impl State {
+    fn new() -> Self {
+        Self { sessions: Slab::new(), by_id: HashMap::new(), namespaces: HashMap::new() }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        id: SessionId,
+        namespace: &Namespace,
+        metrics: &Arc<NamespaceMetrics>,
+        outbox: &Arc<Outbox>,
+        parser: Parser,
+    ) -> u32 {
+        let local = self.namespaces.entry(namespace.clone()).or_insert_with(|| Local {
+            metrics: Arc::clone(metrics),
+            all: Vec::new(),
+            rooms: HashMap::new(),
+        });
+        let member = Member {
+            id,
+            namespace: namespace.clone(),
+            parser,
+            outbox: Arc::clone(outbox),
+            all_position: position(local.all.len()),
+            rooms: Vec::new(),
+        };
+        let slot = position(self.sessions.insert(member));
+        local.all.push(Receiver { outbox: Arc::clone(outbox), slot, parser });
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    fn member(&mut self, slot: u32, id: SessionId) -> Option<&mut Member> {
+        self.sessions.get_mut(index(slot)).filter(|member| member.id == id)
+    }
+
+    pub(super) fn remove(&mut self, slot: u32, id: SessionId) -> Vec<Room> {
+        if self.member(slot, id).is_none() {
+            return Vec::new();
+        }
+        let member = self.sessions.remove(index(slot));
+        self.by_id.remove(&id);
+        let Some(local) = self.namespaces.get_mut(&member.namespace) else { return Vec::new() };
+        local.all.swap_remove(index(member.all_position));
+        if let Some(moved) = local.all.get(index(member.all_position)) {
+            self.sessions[index(moved.slot)].all_position = member.all_position;
+        }
+        for (room, at) in &member.rooms {
+            remove_from_room(local, &mut self.sessions, room, *at);
+        }
+        if local.all.is_empty() {
+            self.namespaces.remove(&member.namespace);
+        }
+        member.rooms.into_iter().map(|(room, _)| room).collect()
+    }
+
+    pub(super) fn join(&mut self, slot: u32, id: SessionId, room: &Room, rooms_max: usize) -> Joined {
+        let Self { sessions, namespaces, .. } = self;
+        let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.id == id) else {
+            return Joined::Gone;
+        };
+        if room.as_str() == id.as_str() || member.rooms.iter().any(|(joined, _)| joined == room) {
+            return Joined::Already;
+        }
+        if member.rooms.len() >= rooms_max {
+            return Joined::Full;
+        }
+        let Some(local) = namespaces.get_mut(&member.namespace) else { return Joined::Gone };
+        let members = local.rooms.entry(room.clone()).or_default();
+        member.rooms.push((room.clone(), position(members.len())));
+        members.push(Receiver { outbox: Arc::clone(&member.outbox), slot, parser: member.parser });
+        Joined::New
+    }
+
+    pub(super) fn leave(&mut self, slot: u32, id: SessionId, room: &Room) -> bool {
+        let Self { sessions, namespaces, .. } = self;
+        let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.id == id) else {
+            return false;
+        };
+        let Some(found) = member.rooms.iter().position(|(joined, _)| joined == room) else { return false };
+        let (room, at) = member.rooms.swap_remove(found);
+        if let Some(local) = namespaces.get_mut(&member.namespace) {
+            remove_from_room(local, sessions, &room, at);
+        }
+        true
+    }
+
+    /// Appends every receiver of `publication` to `out`, each once, and returns the namespace's metrics.
+    pub(super) fn receivers(
+        &self,
+        publication: &Publication,
+        out: &mut Vec<Receiver>,
+    ) -> Option<Arc<NamespaceMetrics>> {
+        let local = self.namespaces.get(&publication.namespace)?;
+        let before = out.len();
+        let excluded = self.excluded(local, publication);
+        let mut take = |members: &[Receiver]| {
+            out.extend(members.iter().filter(|receiver| !excluded.contains(receiver.slot)).cloned());
+        };
+        match publication.rooms.as_slice() {
+            [] => take(&local.all),
+            [room] => take(self.room(local, room).as_slice()),
+            rooms => {
+                for room in rooms {
+                    take(self.room(local, room).as_slice());
+                }
+                let mut seen = foldhash::HashSet::default();
+                let mut tail = out.split_off(before);
+                tail.retain(|receiver| seen.insert(receiver.slot));
+                out.append(&mut tail);
+            }
+        }
+        Some(Arc::clone(&local.metrics))
+    }
+
+    fn excluded(&self, local: &Local, publication: &Publication) -> Excluded {
+        let mut excluded = Excluded::None;
+        for room in &publication.except {
+            for receiver in self.room(local, room).as_slice() {
+                excluded.add(receiver.slot);
+            }
+        }
+        excluded
+    }
+
+    /// The members of a room, or the socket of that id.
+    fn room<'a>(&'a self, local: &'a Local, room: &Room) -> Members<'a> {
+        if let Some(members) = local.rooms.get(room) {
+            return Members::Room(members);
+        }
+        let socket = SessionId::parse(room.as_str())
+            .and_then(|id| self.by_id.get(&id))
+            .and_then(|slot| Some((*slot, self.sessions.get(index(*slot))?)))
+            // The socket of another namespace is no member here.
+            .and_then(|(slot, member)| {
+                local.all.get(index(member.all_position)).filter(|receiver| receiver.slot == slot)
+            });
+        Members::Socket(socket)
+    }
+}
+
+enum Members<'a> {
+    Room(&'a [Receiver]),
+    Socket(Option<&'a Receiver>),
+}
+
+impl<'a> Members<'a> {
+    fn as_slice(&self) -> &'a [Receiver] {
+        match self {
+            Self::Room(members) => members,
+            Self::Socket(socket) => socket.map_or(&[], std::slice::from_ref),
+        }
+    }
+}
+
+fn remove_from_room(local: &mut Local, sessions: &mut Slab<Member>, room: &Room, at: u32) {
+    let Some(members) = local.rooms.get_mut(room) else { return };
+    members.swap_remove(index(at));
+    if let Some(moved) = members.get(index(at))
+        && let Some((_, position)) =
+            sessions[index(moved.slot)].rooms.iter_mut().find(|(joined, _)| joined == room)
+    {
+        *position = at;
+    }
+    if members.is_empty() {
+        local.rooms.remove(room);
+    }
+}

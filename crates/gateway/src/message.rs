@@ -1,0 +1,153 @@
+//! A message on its way out: encoded once, framed at most once per transport, shared by every receiver.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use tidegate_protocol::engineio::payload;
+use tidegate_protocol::socketio::{Encoded, Head};
+use tidegate_protocol::websocket::{self, Opcode};
+
+/// Cheap to clone; the bytes exist once per node and (parser, transport), and only once somebody needs them.
+#[derive(Clone, Debug)]
+pub(crate) struct Message(Arc<Forms>);
+
+#[derive(Debug)]
+struct Forms {
+    source: Source,
+    volatile: bool,
+    websocket: OnceLock<Bytes>,
+    polling: OnceLock<Bytes>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// An Engine.IO packet that is complete as it stands, such as a ping.
+    Engine(&'static str),
+    /// The same, with data.
+    EngineOwned(String),
+    /// A Socket.IO packet.
+    Packet(Encoded),
+    /// A WebSocket control frame, which no other transport knows.
+    Frame(Bytes),
+}
+
+impl Message {
+    pub(crate) fn packet(encoded: Encoded, volatile: bool) -> Self {
+        Self::new(Source::Packet(encoded), volatile)
+    }
+
+    pub(crate) fn engine(packet: &'static str) -> Self {
+        Self::new(Source::Engine(packet), false)
+    }
+
+    pub(crate) fn engine_owned(packet: String) -> Self {
+        Self::new(Source::EngineOwned(packet), false)
+    }
+
+    pub(crate) fn frame(frame: Bytes) -> Self {
+        Self::new(Source::Frame(frame), false)
+    }
+
+    fn new(source: Source, volatile: bool) -> Self {
+        Self(Arc::new(Forms { source, volatile, websocket: OnceLock::new(), polling: OnceLock::new() }))
+    }
+
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.0.volatile
+    }
+
+    /// All its WebSocket frames, one after the other.
+    pub(crate) fn websocket(&self) -> &Bytes {
+        self.0.websocket.get_or_init(|| match &self.0.source {
+            Source::Engine(packet) => websocket::frame(Opcode::Text, packet.as_bytes()),
+            Source::EngineOwned(packet) => websocket::frame(Opcode::Text, packet.as_bytes()),
+            Source::Packet(encoded) => packet_frames(encoded),
+            Source::Frame(frame) => frame.clone(),
+        })
+    }
+
+    /// All its pieces of a polling payload, joined by the separator.
+    pub(crate) fn polling(&self) -> &Bytes {
+        self.0.polling.get_or_init(|| {
+            let mut out = Vec::new();
+            match &self.0.source {
+                Source::Engine(packet) => payload::push_text(&mut out, packet),
+                Source::EngineOwned(packet) => payload::push_text(&mut out, packet),
+                Source::Frame(_) => payload::push_text(&mut out, "6"),
+                Source::Packet(encoded) => {
+                    match &encoded.head {
+                        Head::Text(text) => {
+                            out.reserve(text.len() + 1);
+                            out.push(b'4');
+                            out.extend_from_slice(text);
+                        }
+                        Head::Binary(bytes) => payload::push_binary(&mut out, bytes),
+                    }
+                    for attachment in &encoded.attachments {
+                        payload::push_binary(&mut out, attachment);
+                    }
+                }
+            }
+            out.into()
+        })
+    }
+}
+
+fn packet_frames(encoded: &Encoded) -> Bytes {
+    let attachments: usize = encoded.attachments.iter().map(|bytes| bytes.len() + HEADER_BYTES_MAX).sum();
+    let (opcode, head, digit) = match &encoded.head {
+        Head::Text(text) => (Opcode::Text, text, Some(b'4')),
+        Head::Binary(bytes) => (Opcode::Binary, bytes, None),
+    };
+    let mut out = Vec::with_capacity(HEADER_BYTES_MAX + 1 + head.len() + attachments);
+    websocket::header(opcode, head.len() + usize::from(digit.is_some()), &mut out);
+    out.extend(digit);
+    out.extend_from_slice(head);
+    for attachment in &encoded.attachments {
+        websocket::header(Opcode::Binary, attachment.len(), &mut out);
+        out.extend_from_slice(attachment);
+    }
+    out.into()
+}
+
+/// Longest header of an unmasked frame.
+const HEADER_BYTES_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary_event() -> Message {
+        Message::packet(
+            Encoded {
+                head: Head::Text(Bytes::from_static(b"51-[\"e\",{\"_placeholder\":true,\"num\":0}]")),
+                attachments: vec![Bytes::from_static(&[1, 2, 3])],
+            },
+            false,
+        )
+    }
+
+    #[test]
+    fn a_binary_event_is_one_text_and_one_binary_frame() {
+        let message = binary_event();
+        let frames = message.websocket();
+        assert_eq!(frames[0], 0x81);
+        assert_eq!(usize::from(frames[1]), 39);
+        assert_eq!(frames[2], b'4');
+        assert_eq!(frames[41..], [0x82, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_same_event_polled_is_two_pieces() {
+        let message = binary_event();
+        let text = std::str::from_utf8(message.polling()).unwrap();
+        assert_eq!(text, "451-[\"e\",{\"_placeholder\":true,\"num\":0}]\u{1e}bAQID");
+    }
+
+    #[test]
+    fn forms_are_made_once_and_shared() {
+        let message = binary_event();
+        let other = message.clone();
+        assert_eq!(message.websocket().as_ptr(), other.websocket().as_ptr());
+    }
+}

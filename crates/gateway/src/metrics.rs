@@ -1,0 +1,239 @@
+//! The node's metrics, in one registry of its own: two nodes in one process count apart.
+//!
+//! Every child that the hot path touches is resolved at the start. No label holds a user, a room or a session.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use tidegate_core::{DisconnectReason, ErrorCode};
+
+/// From 50 microseconds to 5 seconds: what a fan-out or a round trip through Redis can take.
+const SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0,
+];
+
+/// One node's metrics.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) connections_polling: IntGauge,
+    pub(crate) connections_websocket: IntGauge,
+    sessions: IntGaugeVec,
+    rooms: IntGaugeVec,
+    messages_received: IntCounterVec,
+    deliveries: IntCounterVec,
+    dropped: IntCounterVec,
+    refused: IntCounterVec,
+    pub(crate) fanout_seconds: Histogram,
+    outbox_bytes: IntGauge,
+    evictions: IntCounterVec,
+    disconnects: IntCounterVec,
+    operations: IntCounterVec,
+    broker_up: IntGauge,
+    broker_seconds: HistogramVec,
+    pub(crate) pulse_seconds: Histogram,
+    lease_renewals: IntCounterVec,
+}
+
+/// The metrics of one configured namespace, resolved.
+#[derive(Clone)]
+pub(crate) struct NamespaceMetrics {
+    pub(crate) sessions: IntGauge,
+    pub(crate) rooms: IntGauge,
+    pub(crate) messages_received: IntCounter,
+    pub(crate) deliveries: IntCounter,
+}
+
+impl Metrics {
+    /// A registry with every family in it, each known label value at zero.
+    ///
+    /// # Errors
+    /// When two families share a name, which is a defect that the first test finds.
+    pub(crate) fn new(version: &str, revision: &str) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let gauges = |name: &str, help: &str, label: &str| -> Result<IntGaugeVec, prometheus::Error> {
+            let family = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+                let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(family.clone()))?;
+                Ok(family)
+            };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let family = IntGauge::new(name, help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let histogram = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
+            let family = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let connections = gauges(
+            "tidegate_connections",
+            "Open Engine.IO connections, by the transport they use now.",
+            "transport",
+        )?;
+        let broker_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "tidegate_broker_seconds",
+                "How long commands to the broker took, in seconds.",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["command"],
+        )?;
+        registry.register(Box::new(broker_seconds.clone()))?;
+        let build = gauges_of_build(&registry)?;
+        build.with_label_values(&[version, revision]).set(1);
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+
+        let metrics = Self {
+            connections_polling: connections.with_label_values(&["polling"]),
+            connections_websocket: connections.with_label_values(&["websocket"]),
+            sessions: gauges("tidegate_sessions", "Sessions, by configured namespace.", "namespace")?,
+            rooms: gauges(
+                "tidegate_rooms",
+                "Rooms with a local member, apart from each socket's own, by configured namespace.",
+                "namespace",
+            )?,
+            messages_received: counters(
+                "tidegate_messages_received_total",
+                "Events received from clients, by configured namespace.",
+                &["namespace"],
+            )?,
+            deliveries: counters(
+                "tidegate_deliveries_total",
+                "Publications handed to the outbox of a receiver, by configured namespace.",
+                &["namespace"],
+            )?,
+            dropped: counters("tidegate_dropped_total", "Messages dropped, by reason.", &["reason"])?,
+            refused: counters(
+                "tidegate_handshakes_refused_total",
+                "Handshakes refused before a connection existed, by reason.",
+                &["reason"],
+            )?,
+            fanout_seconds: histogram(
+                "tidegate_fanout_seconds",
+                "From the receipt of a publication to the last local outbox, in seconds.",
+            )?,
+            outbox_bytes: gauge("tidegate_outbox_bytes", "Bytes that wait in outboxes.")?,
+            evictions: counters("tidegate_evictions_total", "Sessions evicted, by reason.", &["reason"])?,
+            disconnects: counters(
+                "tidegate_disconnects_total",
+                "Connections ended, by reason.",
+                &["reason"],
+            )?,
+            operations: counters(
+                "tidegate_operations_total",
+                "Operations asked for by clients, by outcome; ok or an error code.",
+                &["operation", "code"],
+            )?,
+            broker_up: gauge("tidegate_broker_up", "1 while the broker's command connection is up.")?,
+            broker_seconds,
+            pulse_seconds: histogram(
+                "tidegate_pulse_seconds",
+                "Round trip of the pulse through the broker's publish and subscription, in seconds.",
+            )?,
+            lease_renewals: counters(
+                "tidegate_lease_renewals_total",
+                "Renewals of the node's lease, by result.",
+                &["result"],
+            )?,
+            registry,
+        };
+        for reason in DisconnectReason::ALL {
+            metrics.disconnects.with_label_values(&[reason.as_str()]);
+        }
+        for reason in ["replaced", "kicked", "expired"] {
+            metrics.evictions.with_label_values(&[reason]);
+        }
+        for result in ["ok", "failed", "conflict"] {
+            metrics.lease_renewals.with_label_values(&[result]);
+        }
+        for reason in ["volatile", "rate_limited", "fanout_full"] {
+            metrics.dropped.with_label_values(&[reason]);
+        }
+        Ok(metrics)
+    }
+
+    /// The Prometheus text format.
+    ///
+    /// # Errors
+    /// When a family cannot be encoded, which is a defect.
+    pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        String::from_utf8(out).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+
+    pub(crate) fn namespace(&self, label: &str) -> NamespaceMetrics {
+        let label = &[label];
+        NamespaceMetrics {
+            sessions: self.sessions.with_label_values(label),
+            rooms: self.rooms.with_label_values(label),
+            messages_received: self.messages_received.with_label_values(label),
+            deliveries: self.deliveries.with_label_values(label),
+        }
+    }
+
+    pub(crate) fn outbox_grew(&self, bytes: usize) {
+        self.outbox_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn outbox_shrank(&self, bytes: usize) {
+        if bytes > 0 {
+            self.outbox_bytes.sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(crate) fn dropped(&self, reason: &str, messages: u64) {
+        if messages > 0 {
+            self.dropped.with_label_values(&[reason]).inc_by(messages);
+        }
+    }
+
+    pub(crate) fn refused(&self, reason: &str) {
+        self.refused.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn evicted(&self, reason: &str) {
+        self.evictions.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn disconnected(&self, reason: DisconnectReason) {
+        self.disconnects.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn operation(&self, operation: &str, outcome: Result<(), ErrorCode>) {
+        let code = outcome.map_or_else(ErrorCode::as_str, |()| "ok");
+        self.operations.with_label_values(&[operation, code]).inc();
+    }
+
+    pub(crate) fn broker_up(&self, up: bool) {
+        self.broker_up.set(i64::from(up));
+    }
+
+    pub(crate) fn broker_took(&self, command: &str, elapsed: Duration) {
+        self.broker_seconds.with_label_values(&[command]).observe(elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn lease_renewed(&self, result: &str) {
+        self.lease_renewals.with_label_values(&[result]).inc();
+    }
+}
+
+fn gauges_of_build(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let family = IntGaugeVec::new(
+        Opts::new("tidegate_build_info", "Always 1; the labels say what runs."),
+        &["version", "revision"],
+    )?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}

@@ -1,0 +1,292 @@
+//! The operations that clients may ask for: their arguments, their limits, their grants.
+
+use std::sync::Arc;
+
+use tidegate_core::{ErrorCode, Flags, MessageId, Publication, Room, Rooms};
+use tidegate_msgpack::{Reader, Token, write};
+use tidegate_protocol::socketio::{ATTACHMENTS_MAX, RESERVED_EVENTS};
+use tidegate_protocol::value;
+
+use crate::clock::unix_ms;
+use crate::namespaces::Operation;
+use crate::node::Inner;
+use crate::options::Limits;
+use crate::reply::{Refusal, Reply};
+use crate::session::Session;
+
+/// Events that only the gateway itself may send to clients.
+pub const OWN_EVENTS: [&str; 5] =
+    ["evicted", "offline_message", "offline_message_ack", "presence_join", "presence_leave"];
+
+/// The name of a publication's event when its publisher gives none.
+const EVENT_DEFAULT: &str = "message";
+
+/// One event of a client's, taken apart.
+pub(crate) struct Event<'a> {
+    /// None for an event that is called by a number; no operation is.
+    pub(crate) name: Option<&'a str>,
+    /// The arguments behind the name.
+    arguments: Reader<'a>,
+    count: u32,
+}
+
+impl<'a> Event<'a> {
+    /// Takes the array `data` apart, which the decoder has checked.
+    pub(crate) fn read(data: &'a [u8]) -> Result<Self, tidegate_msgpack::Error> {
+        let mut arguments = Reader::new(data);
+        let count = arguments.array()?.saturating_sub(1);
+        let name = Reader::new(arguments.value()?).str().ok();
+        Ok(Self { name, arguments, count })
+    }
+
+    /// The one argument of an operation; others behind it are ignored, as handlers in JavaScript do.
+    fn argument(&mut self) -> Option<&'a [u8]> {
+        if self.count == 0 {
+            return None;
+        }
+        self.arguments.value().ok()
+    }
+}
+
+/// Carries out one operation, or refuses it.
+pub(crate) fn perform(
+    node: &Arc<Inner>,
+    session: &Session,
+    operation: Operation,
+    mut event: Event<'_>,
+    reply: Reply,
+) {
+    if !session.rule.operations.contains(operation) {
+        let refusal = Refusal::new(ErrorCode::NotEnabled, "this operation is off in this namespace");
+        return reply.refuse(&refusal);
+    }
+    let limits = &node.options.limits;
+    let refusal = match operation {
+        Operation::Join => match joinable(session, event.argument(), limits) {
+            Ok(room) => return node.join(session, room, reply),
+            Err(refusal) => refusal,
+        },
+        Operation::Leave => match room_argument(event.argument(), limits) {
+            Ok(room) => return node.leave(session, &Room::from(room), reply),
+            Err(refusal) => refusal,
+        },
+        Operation::Publish | Operation::Broadcast => {
+            match outgoing(node, session, operation, event.argument()) {
+                Ok((publication, id)) => return node.publish(publication, id, reply),
+                Err(refusal) => refusal,
+            }
+        }
+        Operation::Heartbeat => {
+            return reply.ok_with(1, |out| {
+                write::str(out, "ts");
+                write::uint(out, unix_ms());
+            });
+        }
+        Operation::Send | Operation::Online | Operation::Presence => {
+            Refusal::new(ErrorCode::NotEnabled, "this version has no such operation yet")
+        }
+    };
+    reply.refuse(&refusal);
+}
+
+/// The room of `join`, checked against the session's grants.
+fn joinable(session: &Session, argument: Option<&[u8]>, limits: &Limits) -> Result<Room, Refusal> {
+    let room = room_argument(argument, limits)?;
+    let grants = &session.identity.grants;
+    if !grants.allows_join(room) {
+        return Err(forbidden("join", room));
+    }
+    // A socket may always be where it already is.
+    if Room::is_socket_id(room) && room != session.id.as_str() && !grants.literally_names_join(room) {
+        return Err(socket_room(room));
+    }
+    Ok(Room::from(room))
+}
+
+fn forbidden(verb: &str, room: &str) -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, format!("no grant to {verb} room {room:?}"))
+}
+
+fn socket_room(room: &str) -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, format!("room {room:?} has the shape of a socket id"))
+}
+
+/// `"room"` or `{ room }`.
+fn room_argument<'a>(argument: Option<&'a [u8]>, limits: &Limits) -> Result<&'a str, Refusal> {
+    let missing = || Refusal::bad_request("room is missing: expected a string or { room }");
+    let argument = argument.ok_or_else(missing)?;
+    let mut reader = Reader::new(argument);
+    match reader.token() {
+        Ok(Token::Str(name)) => checked_name("room", name, limits),
+        Ok(Token::Map(entries)) => {
+            let mut room = None;
+            for _ in 0..entries {
+                let (key, value) = entry(&mut reader)?;
+                if key == b"room" {
+                    room = Some(name_field("room", value, limits)?);
+                }
+            }
+            room.ok_or_else(missing)
+        }
+        _ => Err(Refusal::bad_request("room must be a string or { room }")),
+    }
+}
+
+fn malformed(_: tidegate_msgpack::Error) -> Refusal {
+    Refusal::bad_request("the argument cannot be read")
+}
+
+fn entry<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8]), Refusal> {
+    let Token::Str(key) = reader.token().map_err(malformed)? else {
+        return Err(Refusal::bad_request("the argument has a key that is no string"));
+    };
+    Ok((key, reader.value().map_err(malformed)?))
+}
+
+fn name_field<'a>(field: &'static str, value: &'a [u8], limits: &Limits) -> Result<&'a str, Refusal> {
+    match Reader::new(value).token() {
+        Ok(Token::Str(name)) => checked_name(field, name, limits),
+        _ => Err(Refusal::bad_request(format!("{field} must be a string"))),
+    }
+}
+
+fn checked_name<'a>(field: &'static str, name: &'a [u8], limits: &Limits) -> Result<&'a str, Refusal> {
+    let max = limits.name_bytes_max;
+    if name.is_empty() {
+        return Err(Refusal::bad_request(format!("{field} must not be empty")));
+    }
+    if name.len() > max {
+        let length = name.len();
+        return Err(Refusal::bad_request(format!(
+            "{field} has {length} bytes, at most {max} (limits.name_bytes_max) are allowed"
+        )));
+    }
+    std::str::from_utf8(name).map_err(|_| Refusal::bad_request(format!("{field} must be valid Unicode")))
+}
+
+fn bool_field(field: &'static str, value: &[u8]) -> Result<bool, Refusal> {
+    match Reader::new(value).token() {
+        Ok(Token::Bool(set)) => Ok(set),
+        _ => Err(Refusal::bad_request(format!("{field} must be true or false"))),
+    }
+}
+
+/// The argument of `publish` and `broadcast`.
+#[derive(Default)]
+struct Outgoing<'a> {
+    room: Option<&'a str>,
+    event: Option<&'a str>,
+    data: Option<&'a [u8]>,
+    echo: bool,
+    volatile: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    fn read(argument: Option<&'a [u8]>, limits: &Limits) -> Result<Self, Refusal> {
+        let mut reader = Reader::new(argument.unwrap_or(&[0xc0]));
+        let Ok(Token::Map(entries)) = reader.token() else {
+            return Err(Refusal::bad_request("the argument must be an object such as { room, data }"));
+        };
+        let mut read = Self::default();
+        for _ in 0..entries {
+            let (key, value) = entry(&mut reader)?;
+            match key {
+                b"room" => read.room = Some(name_field("room", value, limits)?),
+                b"event" => read.event = Some(name_field("event", value, limits)?),
+                b"data" => read.data = Some(value),
+                b"echo" => read.echo = bool_field("echo", value)?,
+                b"volatile" => read.volatile = bool_field("volatile", value)?,
+                // A field of a later version, or of the application's own.
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// A checked publication and its id.
+fn outgoing(
+    node: &Inner,
+    session: &Session,
+    operation: Operation,
+    argument: Option<&[u8]>,
+) -> Result<(Publication, MessageId), Refusal> {
+    let asked = Outgoing::read(argument, &node.options.limits)?;
+    let event = asked.event.unwrap_or(EVENT_DEFAULT);
+    if RESERVED_EVENTS.contains(&event) || OWN_EVENTS.contains(&event) {
+        return Err(Refusal::bad_request(format!("event {event:?} is reserved")));
+    }
+    let data = asked.data.ok_or_else(|| Refusal::bad_request("data is missing"))?;
+    let grants = &session.identity.grants;
+    let room = match operation {
+        Operation::Broadcast => {
+            if !grants.allows_broadcast() {
+                return Err(Refusal::new(ErrorCode::Forbidden, "no grant to publish to every room"));
+            }
+            None
+        }
+        _ => {
+            let room = asked.room.ok_or_else(|| Refusal::bad_request("room is missing"))?;
+            if !grants.allows_publish(room) {
+                return Err(forbidden("publish to", room));
+            }
+            if Room::is_socket_id(room) && !grants.literally_names_publish(room) {
+                return Err(socket_room(room));
+            }
+            Some(room)
+        }
+    };
+    let binary = value::count_binary(data).map_err(|_| Refusal::bad_request("data cannot be read"))?;
+    if binary > ATTACHMENTS_MAX {
+        return Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!("data holds {binary} binary values, at most {ATTACHMENTS_MAX} are allowed"),
+        ));
+    }
+    let now = unix_ms();
+    let id = MessageId::new(now);
+    let mut out = Vec::with_capacity(data.len() + event.len() + 160);
+    write::array(&mut out, 3);
+    write::str(&mut out, event);
+    out.extend_from_slice(data);
+    write_meta(&mut out, node, session, id, room, now);
+    let mut except = Rooms::new();
+    if !asked.echo {
+        except.push(session.own_room());
+    }
+    let publication = Publication {
+        namespace: session.namespace.clone(),
+        rooms: room.map(Room::from).into_iter().collect(),
+        except,
+        flags: Flags { volatile: asked.volatile },
+        data: out.into(),
+    };
+    Ok((publication, id))
+}
+
+/// `{ id, room?, from, node, ts }`.
+fn write_meta(
+    out: &mut Vec<u8>,
+    node: &Inner,
+    session: &Session,
+    id: MessageId,
+    room: Option<&str>,
+    now: u64,
+) {
+    write::map(out, 4 + u32::from(room.is_some()));
+    write::str(out, "id");
+    write::str(out, id.as_str());
+    if let Some(room) = room {
+        write::str(out, "room");
+        write::str(out, room);
+    }
+    write::str(out, "from");
+    match &session.identity.user {
+        Some(user) => write::str(out, user),
+        None => write::nil(out),
+    }
+    write::str(out, "node");
+    write::str(out, node.options.node.as_str());
+    write::str(out, "ts");
+    write::uint(out, now);
+}

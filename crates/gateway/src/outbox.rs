@@ -1,0 +1,506 @@
+//! The outbox: everything that leaves through one connection, and the write half itself.
+//!
+//! The common case costs one `send`: nothing waits, so the caller's bytes go straight to the socket, from whatever
+//! task the caller runs on. Only what the socket would not take is queued, and then the connection's own task is
+//! woken to write the rest, all of it in one vectored write.
+//!
+//! Bound: `outbox_bytes_max` bytes wait. When a message would exceed it, the volatile messages that wait are
+//! dropped first; if it still does not fit, the connection is closed as a slow consumer. Both are counted.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
+
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tidegate_core::DisconnectReason;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::oneshot;
+
+use crate::message::Message;
+use crate::metrics::Metrics;
+
+/// Slices of one vectored write. The kernel takes 1,024; past 64 the gain per message is lost in the noise, and the
+/// array must fit a stack frame.
+const SLICES_MAX: usize = 64;
+
+/// What one push did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// Written out or waiting to be.
+    Taken,
+    /// A volatile message that could not leave at once.
+    Dropped,
+    /// The outbox is closed.
+    Closed,
+}
+
+/// How a poll ended.
+pub(crate) enum Poll {
+    /// What waited, as a payload.
+    Ready(Bytes),
+    /// Nothing waits; the payload comes through here. The sender is dropped when the connection ends.
+    Pending(oneshot::Receiver<Bytes>),
+    /// Another poll is pending already.
+    Overlap,
+    /// This is not a polling connection, or it is over.
+    Gone,
+}
+
+/// The one way out of a connection. The hub, the timer and the drain hold outboxes and never connections.
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    waker: AtomicWaker,
+    tick: AtomicBool,
+    bytes_max: usize,
+    metrics: Arc<Metrics>,
+}
+
+struct State {
+    transport: Transport,
+    bytes: usize,
+    /// The socket refused bytes; the connection's task waits for it to take more.
+    blocked: bool,
+    /// In a fan-out's list of outboxes to flush.
+    dirty: bool,
+    closed: Option<DisconnectReason>,
+}
+
+enum Transport {
+    WebSocket { stream: OwnedWriteHalf, queue: VecDeque<Item> },
+    Polling { queue: VecDeque<Message>, waiting: Option<oneshot::Sender<Bytes>> },
+    Gone,
+}
+
+struct Item {
+    bytes: Bytes,
+    /// May still be dropped: volatile, and no byte of it has left.
+    volatile: bool,
+}
+
+impl Outbox {
+    pub(crate) fn websocket(stream: OwnedWriteHalf, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self::new(Transport::WebSocket { stream, queue: VecDeque::new() }, bytes_max, metrics)
+    }
+
+    pub(crate) fn polling(bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self::new(Transport::Polling { queue: VecDeque::new(), waiting: None }, bytes_max, metrics)
+    }
+
+    fn new(transport: Transport, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            state: Mutex::new(State { transport, bytes: 0, blocked: false, dirty: false, closed: None }),
+            waker: AtomicWaker::new(),
+            tick: AtomicBool::new(false),
+            bytes_max,
+            metrics,
+        }
+    }
+
+    /// Sends a message: at once if nothing waits before it, else after what waits.
+    pub(crate) fn push(&self, message: &Message) -> Pushed {
+        self.push_state(&mut self.state.lock(), message)
+    }
+
+    fn push_state(&self, state: &mut State, message: &Message) -> Pushed {
+        if state.closed.is_some() {
+            return Pushed::Closed;
+        }
+        match &mut state.transport {
+            Transport::WebSocket { stream, queue } => {
+                if queue.is_empty() && !state.blocked {
+                    let bytes = message.websocket();
+                    match stream.try_write(bytes) {
+                        Ok(written) if written == bytes.len() => return Pushed::Taken,
+                        Ok(written) => {
+                            let rest = bytes.slice(written..);
+                            state.bytes += rest.len();
+                            self.metrics.outbox_grew(rest.len());
+                            queue.push_back(Item { bytes: rest, volatile: false });
+                            state.blocked = true;
+                            self.waker.wake();
+                            return Pushed::Taken;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            state.blocked = true;
+                            self.waker.wake();
+                        }
+                        Err(_) => {
+                            self.close_state(state, DisconnectReason::TransportError);
+                            return Pushed::Closed;
+                        }
+                    }
+                }
+                self.append_state(state, message)
+            }
+            Transport::Polling { queue, waiting } => {
+                if queue.is_empty()
+                    && let Some(poll) = waiting.take()
+                {
+                    match poll.send(message.polling().clone()) {
+                        Ok(()) => return Pushed::Taken,
+                        // The poll went away between two looks; the message waits for the next.
+                        Err(_) => *waiting = None,
+                    }
+                }
+                self.append_state(state, message)
+            }
+            Transport::Gone => Pushed::Closed,
+        }
+    }
+
+    /// Runs `first` and sends `message`, and nothing can be sent between the two. `first` must not touch this
+    /// outbox.
+    pub(crate) fn push_after<T>(&self, message: &Message, first: impl FnOnce() -> T) -> T {
+        let mut state = self.state.lock();
+        let result = first();
+        self.push_state(&mut state, message);
+        result
+    }
+
+    /// Queues a message without writing. Returns whether the caller must [`Outbox::flush`] later; it need not when
+    /// somebody else already will.
+    pub(crate) fn append(&self, message: &Message) -> bool {
+        let mut state = self.state.lock();
+        if state.closed.is_some() {
+            return false;
+        }
+        let state = &mut *state;
+        if self.append_state(state, message) != Pushed::Taken || state.blocked || state.dirty {
+            return false;
+        }
+        state.dirty = true;
+        true
+    }
+
+    fn append_state(&self, state: &mut State, message: &Message) -> Pushed {
+        let volatile = message.is_volatile();
+        let length = match &state.transport {
+            Transport::WebSocket { .. } => {
+                if volatile && state.blocked {
+                    self.metrics.dropped("volatile", 1);
+                    return Pushed::Dropped;
+                }
+                message.websocket().len()
+            }
+            Transport::Polling { .. } => message.polling().len(),
+            Transport::Gone => return Pushed::Closed,
+        };
+        if state.bytes + length > self.bytes_max {
+            self.drop_volatile(state);
+            if state.bytes + length > self.bytes_max {
+                if volatile {
+                    self.metrics.dropped("volatile", 1);
+                    return Pushed::Dropped;
+                }
+                self.close_state(state, DisconnectReason::SlowConsumer);
+                return Pushed::Closed;
+            }
+        }
+        state.bytes += length;
+        self.metrics.outbox_grew(length);
+        match &mut state.transport {
+            Transport::WebSocket { queue, .. } => {
+                queue.push_back(Item { bytes: message.websocket().clone(), volatile });
+            }
+            Transport::Polling { queue, .. } => queue.push_back(message.clone()),
+            Transport::Gone => {}
+        }
+        Pushed::Taken
+    }
+
+    fn drop_volatile(&self, state: &mut State) {
+        let (mut messages, mut bytes) = (0, 0);
+        match &mut state.transport {
+            Transport::WebSocket { queue, .. } => queue.retain(|item| {
+                if item.volatile {
+                    messages += 1;
+                    bytes += item.bytes.len();
+                }
+                !item.volatile
+            }),
+            Transport::Polling { queue, .. } => queue.retain(|message| {
+                if message.is_volatile() {
+                    messages += 1;
+                    bytes += message.polling().len();
+                }
+                !message.is_volatile()
+            }),
+            Transport::Gone => {}
+        }
+        state.bytes -= bytes;
+        self.metrics.outbox_shrank(bytes);
+        self.metrics.dropped("volatile", messages);
+    }
+
+    /// Writes what waits, as far as the transport takes it.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state.lock();
+        state.dirty = false;
+        self.flush_state(&mut state);
+    }
+
+    fn flush_state(&self, state: &mut State) {
+        match &mut state.transport {
+            Transport::WebSocket { stream, queue } => {
+                let mut failed = false;
+                while !queue.is_empty() {
+                    match write_queue(stream, queue) {
+                        Ok(written) => {
+                            state.bytes -= written;
+                            self.metrics.outbox_shrank(written);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            if !state.blocked {
+                                state.blocked = true;
+                                self.waker.wake();
+                            }
+                            return;
+                        }
+                        Err(_) => {
+                            failed = true;
+                            break;
+                        }
+                    }
+                }
+                state.blocked = false;
+                if failed {
+                    self.close_state(state, DisconnectReason::TransportError);
+                } else {
+                    // A connection that has caught up owns no queue.
+                    *queue = VecDeque::new();
+                }
+            }
+            Transport::Polling { queue, waiting } => {
+                if queue.is_empty() {
+                    return;
+                }
+                if let Some(poll) = waiting.take() {
+                    let payload = drain_payload(queue);
+                    self.metrics.outbox_shrank(state.bytes);
+                    state.bytes = 0;
+                    // A poll that went away takes its payload along: its connection is closed as aborted.
+                    let _ = poll.send(payload);
+                }
+            }
+            Transport::Gone => {}
+        }
+    }
+
+    /// One GET of the polling transport.
+    pub(crate) fn poll(&self) -> Poll {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Transport::Polling { queue, waiting } = &mut state.transport else {
+            return Poll::Gone;
+        };
+        if waiting.as_ref().is_some_and(|poll| !poll.is_closed()) {
+            return Poll::Overlap;
+        }
+        if !queue.is_empty() {
+            let payload = drain_payload(queue);
+            self.metrics.outbox_shrank(state.bytes);
+            state.bytes = 0;
+            if state.closed.is_some() {
+                self.waker.wake();
+            }
+            return Poll::Ready(payload);
+        }
+        let (sender, receiver) = oneshot::channel();
+        *waiting = Some(sender);
+        Poll::Pending(receiver)
+    }
+
+    /// Answers a pending poll with `message` alone. Without one, nothing happens.
+    pub(crate) fn answer_poll(&self, message: &Message) {
+        if let Transport::Polling { waiting, .. } = &mut self.state.lock().transport
+            && let Some(poll) = waiting.take()
+        {
+            let _ = poll.send(message.polling().clone());
+        }
+    }
+
+    /// Moves what waits from polling to the WebSocket that the client upgraded to. A poll that is still pending is
+    /// answered with `noop`.
+    pub(crate) fn upgrade(&self, stream: OwnedWriteHalf, noop: &Message) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Transport::Polling { queue, waiting } = &mut state.transport else {
+            return;
+        };
+        if let Some(poll) = waiting.take() {
+            let _ = poll.send(noop.polling().clone());
+        }
+        self.metrics.outbox_shrank(state.bytes);
+        let queue: VecDeque<Item> = std::mem::take(queue)
+            .iter()
+            .map(|message| Item { bytes: message.websocket().clone(), volatile: message.is_volatile() })
+            .collect();
+        state.bytes = queue.iter().map(|item| item.bytes.len()).sum();
+        self.metrics.outbox_grew(state.bytes);
+        state.transport = Transport::WebSocket { stream, queue };
+        self.flush_state(state);
+    }
+
+    /// Ends the connection: nothing more is taken, and its task is woken to leave. The first reason stays.
+    pub(crate) fn close(&self, reason: DisconnectReason) {
+        let mut state = self.state.lock();
+        self.close_state(&mut state, reason);
+    }
+
+    fn close_state(&self, state: &mut State, reason: DisconnectReason) {
+        if state.closed.is_none() {
+            state.closed = Some(reason);
+            if matches!(reason, DisconnectReason::SlowConsumer | DisconnectReason::TransportError) {
+                // Nobody will read it.
+                self.discard(state);
+            }
+            self.waker.wake();
+        }
+    }
+
+    fn discard(&self, state: &mut State) {
+        self.metrics.outbox_shrank(state.bytes);
+        state.bytes = 0;
+        match &mut state.transport {
+            Transport::WebSocket { queue, .. } => *queue = VecDeque::new(),
+            Transport::Polling { queue, .. } => *queue = VecDeque::new(),
+            Transport::Gone => {}
+        }
+    }
+
+    /// The last message of a connection, taken even though the outbox is closed. Returns whether everything has
+    /// left; if not, the connection's task goes on flushing for a while.
+    pub(crate) fn push_last(&self, websocket: Bytes, polling: &Message, polling_idle: &Message) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        match &mut state.transport {
+            Transport::WebSocket { queue, .. } => {
+                state.bytes += websocket.len();
+                self.metrics.outbox_grew(websocket.len());
+                queue.push_back(Item { bytes: websocket, volatile: false });
+                self.flush_state(state);
+                state.bytes == 0
+            }
+            Transport::Polling { queue, waiting } => {
+                if waiting.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                    *waiting = None;
+                    queue.push_back(polling_idle.clone());
+                }
+                queue.push_back(polling.clone());
+                self.metrics.outbox_shrank(state.bytes);
+                state.bytes = queue.iter().map(|message| message.polling().len()).sum();
+                self.metrics.outbox_grew(state.bytes);
+                self.flush_state(state);
+                state.bytes == 0
+            }
+            Transport::Gone => true,
+        }
+    }
+
+    /// Gives up the transport and everything that still waits for it.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        self.discard(&mut state);
+        state.transport = Transport::Gone;
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.state.lock().bytes == 0
+    }
+
+    /// Why the connection must end, once it must.
+    pub(crate) fn closed(&self) -> Option<DisconnectReason> {
+        self.state.lock().closed
+    }
+
+    /// Wakes the connection's task to look at its deadlines.
+    pub(crate) fn wake_tick(&self) {
+        self.tick.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(crate) fn take_tick(&self) -> bool {
+        self.tick.swap(false, Ordering::AcqRel)
+    }
+
+    /// The connection's task waits here: it is woken on close, on a tick, and when the socket blocked.
+    pub(crate) fn register(&self, context: &Context<'_>) {
+        self.waker.register(context.waker());
+    }
+
+    /// Called from the connection's task only, since a socket keeps one waker per direction: if bytes wait for the
+    /// socket, arranges for a wake when it takes more, or writes at once if it does already.
+    pub(crate) fn poll_flush(&self, context: &mut Context<'_>) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        while state.blocked {
+            let Transport::WebSocket { stream, .. } = &state.transport else {
+                return;
+            };
+            match stream.as_ref().poll_write_ready(context) {
+                std::task::Poll::Pending => return,
+                // An error shows in the write that follows.
+                std::task::Poll::Ready(_) => {
+                    state.blocked = false;
+                    self.flush_state(state);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        self.discard(&mut state);
+    }
+}
+
+/// Writes up to [`SLICES_MAX`] items at once and removes what was taken. Returns the bytes written.
+fn write_queue(stream: &OwnedWriteHalf, queue: &mut VecDeque<Item>) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut count = 0;
+    for (slice, item) in slices.iter_mut().zip(queue.iter()) {
+        *slice = IoSlice::new(&item.bytes);
+        count += 1;
+    }
+    let written = stream.try_write_vectored(&slices[..count])?;
+    if written == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let mut rest = written;
+    while rest > 0 {
+        let Some(front) = queue.front_mut() else { break };
+        if rest >= front.bytes.len() {
+            rest -= front.bytes.len();
+            queue.pop_front();
+        } else {
+            front.bytes.advance(rest);
+            front.volatile = false;
+            rest = 0;
+        }
+    }
+    Ok(written)
+}
+
+fn drain_payload(queue: &mut VecDeque<Message>) -> Bytes {
+    let queue = std::mem::take(queue);
+    if let [only] = queue.as_slices().0
+        && queue.len() == 1
+    {
+        return only.polling().clone();
+    }
+    let mut payload = Vec::with_capacity(queue.iter().map(|message| message.polling().len() + 1).sum());
+    for message in &queue {
+        if !payload.is_empty() {
+            payload.push(tidegate_protocol::engineio::payload::SEPARATOR);
+        }
+        payload.extend_from_slice(message.polling());
+    }
+    payload.into()
+}

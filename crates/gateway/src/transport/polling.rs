@@ -1,0 +1,154 @@
+//! HTTP long-polling: GET fetches what waits, POST brings what the client has to say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tidegate_core::DisconnectReason;
+use tidegate_protocol::engineio::Transport;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{open_packet, refuse};
+use crate::connection::{Connection, Input, Link, Payload, UNAUTHENTICATED_BYTES_MAX};
+use crate::engines::{Engine, EngineId, Exclusive, Polling};
+use crate::message::Message;
+use crate::node::{Admitted, Inner};
+use crate::outbox::{Outbox, Poll};
+use tidegate_protocol::engineio::Refusal;
+
+/// How long the body of a POST may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Requests that may wait for one connection: one POST, one violation, one upgrade. More cannot come at once.
+const INPUT_MAX: usize = 4;
+
+/// Opens a polling connection; the answer is its first packet.
+pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
+    let id = EngineId::random();
+    let outbox = Arc::new(Outbox::polling(node.options.limits.outbox_bytes_max, Arc::clone(&node.metrics)));
+    let (input, receiver) = mpsc::channel(INPUT_MAX);
+    let polling = Polling {
+        outbox: Arc::clone(&outbox),
+        input,
+        posting: AtomicBool::new(false),
+        upgrading: AtomicBool::new(false),
+        joined: AtomicBool::new(node.options.auth.is_open()),
+    };
+    node.engines.insert(id, Engine::Polling(Arc::new(polling)));
+    node.metrics.connections_polling.inc();
+    let connection = Connection::new(Arc::clone(node), outbox, id, Link::polling(receiver), admitted);
+    node.connections.spawn(connection.run());
+    packets(open_packet(node, id, Transport::Polling).into())
+}
+
+/// A payload on its way to the client.
+fn packets(payload: Bytes) -> Response {
+    let mut response = Response::new(Body::from(payload));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    status.into_response()
+}
+
+/// Ends the connection unless it is told that the request was answered: a GET that goes away takes its payload along.
+struct Pending<'a> {
+    polling: &'a Polling,
+    answered: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.polling.outbox.close(DisconnectReason::TransportError);
+        }
+    }
+}
+
+/// One GET: what waits now, or the next thing that comes.
+pub(super) async fn get(polling: &Polling) -> Response {
+    match polling.outbox.poll() {
+        Poll::Ready(payload) => packets(payload),
+        Poll::Gone => refuse(Refusal::BadRequest, false),
+        Poll::Overlap => {
+            // The pending one is told the end, this one gets nothing.
+            polling.outbox.answer_poll(&Message::engine("1"));
+            polling.outbox.close(DisconnectReason::TransportError);
+            empty(StatusCode::BAD_REQUEST)
+        }
+        Poll::Pending(payload) => {
+            let mut pending = Pending { polling, answered: false };
+            let payload = payload.await;
+            pending.answered = true;
+            match payload {
+                Ok(payload) => packets(payload),
+                // The connection ended without a word, which only a defect or a shutdown does.
+                Err(_) => refuse(Refusal::SessionUnknown, false),
+            }
+        }
+    }
+}
+
+/// One POST: packets for the connection. It is answered when they have been taken, so that a client that is faster
+/// than the node is slowed down to it.
+pub(super) async fn post(node: &Inner, polling: Arc<Polling>, request: Request<Body>) -> Response {
+    let Some(_posting) = Exclusive::claim(&polling.posting) else {
+        violate(&polling, DisconnectReason::TransportError).await;
+        return empty(StatusCode::BAD_REQUEST);
+    };
+    let is_binary = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/octet-stream"));
+    if is_binary {
+        violate(&polling, DisconnectReason::TransportError).await;
+        return empty(StatusCode::BAD_REQUEST);
+    }
+    let max = node.options.engine.payload_bytes_max;
+    let max = if polling.joined.load(Ordering::Acquire) { max } else { max.min(UNAUTHENTICATED_BYTES_MAX) };
+    let body = Limited::new(request.into_body(), max).collect();
+    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            // Whatever of it still comes is not worth reading.
+            let mut response = empty(StatusCode::PAYLOAD_TOO_LARGE);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
+        Ok(Err(_)) => {
+            violate(&polling, DisconnectReason::TransportError).await;
+            return empty(StatusCode::BAD_REQUEST);
+        }
+        Err(_) => {
+            violate(&polling, DisconnectReason::TransportError).await;
+            return empty(StatusCode::REQUEST_TIMEOUT);
+        }
+    };
+    let Ok(body) = String::from_utf8(body.into()) else {
+        violate(&polling, DisconnectReason::ParseError).await;
+        return empty(StatusCode::BAD_REQUEST);
+    };
+    let (accepted, taken) = oneshot::channel();
+    if polling.input.send(Input::Payload(Payload { body, accepted })).await.is_err() {
+        return refuse(Refusal::SessionUnknown, false);
+    }
+    // A connection that ended over this payload answers all the same, as stock servers do.
+    let _ = taken.await;
+    let mut response = Response::new(Body::from("ok"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    response
+}
+
+async fn violate(polling: &Polling, reason: DisconnectReason) {
+    // A connection that has ended meanwhile needs no reason any more.
+    let _ = polling.input.send(Input::Violation(reason)).await;
+}

@@ -1,0 +1,222 @@
+//! WebSocket: a new connection's, or the one that a polling client moves to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use fastwebsockets::upgrade::{UpgradeFut, upgrade};
+use http::Request;
+use hyper_util::rt::TokioIo;
+use tidegate_protocol::engineio::{NOOP_TICK_MS, Probe, ProbeStep, Refusal, Transport};
+use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::{open_packet, refuse};
+use crate::connection::{Connection, Input, Link, UNAUTHENTICATED_BYTES_MAX};
+use crate::engines::{Engine, EngineId, Exclusive, Polling};
+use crate::message::Message;
+use crate::node::{Admitted, Inner};
+use crate::outbox::Outbox;
+
+/// How long the switch of protocols may take once it is answered: the client has the answer in its hands.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of one probe message. `2probe` has six.
+const PROBE_BYTES_MAX: usize = 128;
+
+/// The raw connection under a WebSocket, and what the client sent behind its request.
+struct Raw {
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+    unread: Vec<u8>,
+}
+
+/// Answers the handshake, or refuses what is none.
+fn switch(mut request: Request<Body>) -> Result<(Response, UpgradeFut), Refusal> {
+    match upgrade(&mut request) {
+        Ok((response, future)) => {
+            let (parts, _) = response.into_parts();
+            Ok((Response::from_parts(parts, Body::empty()), future))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "refused a WebSocket handshake");
+            Err(Refusal::BadRequest)
+        }
+    }
+}
+
+/// Down to the socket: from here on hyper has no part in the connection and no buffer for it.
+async fn raw(future: UpgradeFut) -> Option<Raw> {
+    let upgraded = match tokio::time::timeout(SWITCH_TIMEOUT, future).await {
+        Ok(Ok(websocket)) => websocket.into_inner().into_inner(),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "failed to switch to a WebSocket");
+            return None;
+        }
+        Err(_) => return None,
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let (read, write) = parts.io.into_inner().into_split();
+            // A copy, since the buffer it stands in is hyper's 8 KiB.
+            Some(Raw { read, write, unread: parts.read_buf.to_vec() })
+        }
+        Err(_) => {
+            tracing::error!("an upgraded connection is no TCP stream");
+            None
+        }
+    }
+}
+
+/// Opens a connection on a WebSocket.
+pub(super) fn open(node: &Arc<Inner>, request: Request<Body>, admitted: Admitted) -> Response {
+    let (response, future) = match switch(request) {
+        Ok(switched) => switched,
+        Err(refusal) => return refuse(refusal, true),
+    };
+    let node = Arc::clone(node);
+    let tracker = node.connections.clone();
+    tracker.spawn(async move {
+        let Some(raw) = raw(future).await else { return };
+        let id = EngineId::random();
+        let outbox_bytes_max = node.options.limits.outbox_bytes_max;
+        let outbox = Arc::new(Outbox::websocket(raw.write, outbox_bytes_max, Arc::clone(&node.metrics)));
+        node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
+        node.metrics.connections_websocket.inc();
+        outbox.push(&Message::engine_owned(open_packet(&node, id, Transport::WebSocket)));
+        let max = node.options.engine.payload_bytes_max;
+        let max = if node.options.auth.is_open() { max } else { max.min(UNAUTHENTICATED_BYTES_MAX) };
+        let link = Link::websocket(raw.read, raw.unread, max);
+        let connection = Connection::new(Arc::clone(&node), outbox, id, link, admitted);
+        // A task of its own, which is as small as an idle connection; this one held the upgrade.
+        node.connections.spawn(connection.run());
+    });
+    response
+}
+
+/// Switches protocols and hangs up.
+pub(super) fn turn_away(node: &Inner, request: Request<Body>) -> Response {
+    let (response, future) = match switch(request) {
+        Ok(switched) => switched,
+        Err(refusal) => return refuse(refusal, true),
+    };
+    node.connections.spawn(async move {
+        if let Some(mut raw) = raw(future).await {
+            // Whether the peer still hears it does not matter.
+            let _ = raw.write.write_all(&websocket::close(None, "")).await;
+        }
+    });
+    response
+}
+
+/// The upgrade of a polling connection: the client probes the new WebSocket, and once its last poll has returned it
+/// says that it has moved. Until then, and if anything goes wrong, it goes on polling.
+pub(super) fn probe(
+    node: &Arc<Inner>,
+    id: EngineId,
+    polling: Arc<Polling>,
+    request: Request<Body>,
+) -> Response {
+    let (response, future) = match switch(request) {
+        Ok(switched) => switched,
+        Err(refusal) => return refuse(refusal, true),
+    };
+    let node = Arc::clone(node);
+    let tracker = node.connections.clone();
+    tracker.spawn(async move {
+        let Some(mut raw) = raw(future).await else { return };
+        let Some(_upgrading) = Exclusive::claim(&polling.upgrading) else {
+            let _ = raw.write.write_all(&websocket::close(None, "")).await;
+            return;
+        };
+        let limit = node.options.engine.upgrade_timeout;
+        let closing = node.closing.cancelled();
+        let moved = tokio::select! {
+            moved = tokio::time::timeout(limit, converse(&mut raw, &polling)) => moved.unwrap_or(false),
+            () = polling.input.closed() => false,
+            () = closing => false,
+        };
+        if moved {
+            let Raw { read, write, unread } = raw;
+            // A connection that has ended drops the WebSocket, and the client hears that it is gone.
+            let _ = polling.input.send(Input::Upgraded { read, write, unread }).await;
+        } else {
+            tracing::debug!(?id, "an upgrade failed; its client goes on polling");
+            let _ = raw.write.write_all(&websocket::close(None, "")).await;
+        }
+    });
+    response
+}
+
+/// Probes until the client has moved, which is true, or does something else.
+async fn converse(raw: &mut Raw, polling: &Polling) -> bool {
+    let mut frames = websocket::Decoder::new(Role::Server, PROBE_BYTES_MAX);
+    let mut probe = Probe::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(NOOP_TICK_MS));
+    tick.reset();
+    let mut bytes = std::mem::take(&mut raw.unread);
+    loop {
+        if !bytes.is_empty() {
+            match step(&mut bytes, &mut frames, &mut probe) {
+                Step::More(reply) => {
+                    if let Some(reply) = reply
+                        && raw
+                            .write
+                            .write_all(&websocket::frame(Opcode::Text, reply.as_bytes()))
+                            .await
+                            .is_err()
+                    {
+                        return false;
+                    }
+                    continue;
+                }
+                Step::Starved => bytes.clear(),
+                Step::Moved => {
+                    raw.unread = bytes;
+                    return true;
+                }
+                Step::Failed => return false,
+            }
+        }
+        bytes.reserve(PROBE_BYTES_MAX);
+        tokio::select! {
+            read = raw.read.read_buf(&mut bytes) => {
+                if !matches!(read, Ok(1..)) {
+                    return false;
+                }
+            }
+            _ = tick.tick(), if probe.is_answered() => polling.outbox.answer_poll(&Message::engine("6")),
+        }
+    }
+}
+
+enum Step {
+    /// A message was handled; there may be another.
+    More(Option<&'static str>),
+    /// What is there is no whole message yet; the decoder keeps it.
+    Starved,
+    Moved,
+    Failed,
+}
+
+/// Handles the first message of `bytes` and removes it.
+fn step(bytes: &mut Vec<u8>, frames: &mut websocket::Decoder, probe: &mut Probe) -> Step {
+    let length = bytes.len();
+    let mut input = websocket::Input::new(bytes);
+    let step = match frames.next(&mut input) {
+        Ok(None) => return Step::Starved,
+        Ok(Some(Incoming::Text(text))) => match probe.on_text(text) {
+            ProbeStep::Reply(reply) => Step::More(Some(reply)),
+            ProbeStep::Done => Step::Moved,
+            ProbeStep::Refuse => Step::Failed,
+        },
+        Ok(Some(Incoming::Pong(_))) => Step::More(None),
+        Ok(Some(_)) | Err(_) => return Step::Failed,
+    };
+    let used = length - input.remaining().len();
+    bytes.drain(..used);
+    step
+}
