@@ -9,6 +9,9 @@
 
 mod decoder;
 pub mod encode;
+mod messagepack;
+mod payload;
+mod text;
 mod violation;
 
 pub use decoder::Decoder;
