@@ -1,1 +1,36 @@
-//! tidegate-client.
+//! A small Socket.IO client for tests and load. It speaks Engine.IO v4 and Socket.IO v5 over plain TCP to any
+//! server, and knows nothing of Tidegate beyond what goes over that wire.
+//!
+//! Two ways in:
+//! - [`Client`] behaves as the official client does: polling first and then the upgrade (or either transport
+//!   alone), several namespaces on one transport, acknowledgements, heartbeat, reconnection. Everything a
+//!   client does runs in one task that [`Client::close`] waits for.
+//! - [`raw::Connection`] is one WebSocket and one namespace without a task, a timer or a buffer of its own, for
+//!   programs that hold thousands of them.
+//!
+//! Layout: `value` is what an event carries; `http` and `websocket` are the bare transports; `polling` and
+//! `engine` make an Engine.IO session of them, upgrade and heartbeat included; `session` is the client's task;
+//! `client` and `socket` are its handles.
+//!
+//! Absent on purpose: TLS, compression, connection state recovery and a buffer for events emitted while
+//! disconnected. Emitting then is an error, so that a test sees it.
+
+mod client;
+mod endpoint;
+mod engine;
+mod error;
+mod http;
+mod options;
+mod polling;
+pub mod raw;
+mod session;
+mod socket;
+mod value;
+mod websocket;
+
+pub use client::Client;
+pub use error::{Error, Reason};
+pub use options::{Options, Reconnect, Transports};
+pub use socket::{AckHandle, Event, Signal, Socket};
+pub use tidegate_protocol::socketio::Parser;
+pub use value::{Value, ValueError};

@@ -1,0 +1,108 @@
+//! Where the server is, and the requests that are made to it.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::Full;
+use tidegate_protocol::engineio::Transport;
+use tokio::net::TcpStream;
+
+use crate::error::Error;
+use crate::options::Options;
+
+/// A server's address, checked once.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    authority: String,
+    path: String,
+    headers: HeaderMap,
+}
+
+impl Endpoint {
+    pub(crate) fn new(options: &Options) -> Result<Endpoint, Error> {
+        let bad_url = || Error::Url { url: options.url.clone() };
+        let uri: http::Uri = options.url.parse().map_err(|_| bad_url())?;
+        if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(bad_url());
+        }
+        let host = uri.host().ok_or_else(bad_url)?;
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
+
+        let path = options.path.clone();
+        if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
+            return Err(Error::Url { url: path });
+        }
+
+        let mut headers = HeaderMap::new();
+        for (name, value) in &options.headers {
+            let bad_header = || Error::Header { name: name.clone() };
+            let key: HeaderName = name.parse().map_err(|_| bad_header())?;
+            headers.append(key, HeaderValue::from_str(value).map_err(|_| bad_header())?);
+        }
+        Ok(Endpoint { authority, path, headers })
+    }
+
+    /// A TCP connection to the server.
+    pub(crate) async fn dial(&self) -> Result<TcpStream, Error> {
+        let stream = TcpStream::connect(&self.authority).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// The request target of a transport, of a new session or of the one named `sid`.
+    pub(crate) fn target(&self, transport: Transport, sid: Option<&str>) -> String {
+        let mut target = format!("{}?EIO=4&transport={}", self.path, transport.as_str());
+        if let Some(sid) = sid {
+            target.push_str("&sid=");
+            // The sid is the server's, but it must not be able to break the request line.
+            target.extend(sid.bytes().map(|byte| match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                    char::from(byte).to_string()
+                }
+                other => format!("%{other:02X}"),
+            }));
+        }
+        target
+    }
+
+    /// A request with the headers every request carries.
+    pub(crate) fn request(&self, method: Method, target: &str, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = target.parse().expect("the path was checked and the sid is escaped");
+        *request.headers_mut() = self.headers.clone();
+        let host = HeaderValue::from_str(&self.authority).expect("an authority is plain ASCII");
+        request.headers_mut().entry(http::header::HOST).or_insert(host);
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let endpoint = Endpoint::new(&Options::new("http://127.0.0.1:8080")).unwrap();
+        assert_eq!(endpoint.authority, "127.0.0.1:8080");
+        assert_eq!(Endpoint::new(&Options::new("http://[::1]/")).unwrap().authority, "[::1]:80");
+        for bad in ["https://a", "a:80", "http://", "http://a/path", "http://a/?q", "ws://a:1"] {
+            assert!(Endpoint::new(&Options::new(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_session_id_cannot_break_the_request_line() {
+        let endpoint = Endpoint::new(&Options::new("http://h:1")).unwrap();
+        let target = endpoint.target(Transport::Polling, Some("a-_Z9 \r\n&x=ü"));
+        assert_eq!(target, "/socket.io/?EIO=4&transport=polling&sid=a-_Z9%20%0D%0A%26x%3D%C3%BC");
+        endpoint.request(Method::GET, &target, Bytes::new());
+    }
+
+    #[test]
+    fn headers_are_checked_before_anything_is_sent() {
+        let options = Options::new("http://h:1").header("x-a", "line\nbreak");
+        assert!(matches!(Endpoint::new(&options), Err(Error::Header { name }) if name == "x-a"));
+    }
+}

@@ -1,0 +1,193 @@
+//! One WebSocket and one namespace, for programs that hold thousands of them.
+//!
+//! A [`Connection`] has no task, no timer and, while idle, no buffer. Its owner keeps [`Connection::read`] going:
+//! that is also what answers the server's pings. It does not notice a server that falls silent.
+
+use std::sync::Arc;
+
+use tidegate_protocol::engineio::{Packet as EnginePacket, decode_text};
+use tidegate_protocol::socketio::encode::{self, Encoded};
+use tidegate_protocol::socketio::{Decoder, Head, Packet, Parser};
+
+use crate::endpoint::Endpoint;
+use crate::engine::{Arrival, Message as Owned, websocket_session};
+use crate::error::{Error, Reason};
+use crate::options::Options;
+use crate::value::{Value, connect_error, encode_event};
+use crate::websocket::{Frame, WebSocket};
+
+/// A server's address, shared by the connections to it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    endpoint: Arc<Endpoint>,
+    parser: Parser,
+    message_bytes_max: usize,
+}
+
+impl Server {
+    /// Takes the address, the path, the headers, the parser and the message limit from `options`.
+    ///
+    /// # Errors
+    /// [`Error::Url`] and [`Error::Header`].
+    pub fn new(options: &Options) -> Result<Server, Error> {
+        Ok(Server {
+            endpoint: Arc::new(Endpoint::new(options)?),
+            parser: options.parser,
+            message_bytes_max: options.message_bytes_max,
+        })
+    }
+}
+
+/// A Socket.IO message as it came: a packet of the text parser without Engine.IO's type digit, or an attachment
+/// or a packet of the MessagePack parser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+}
+
+/// A connection that has joined one namespace.
+pub struct Connection {
+    websocket: WebSocket,
+    parser: Parser,
+    /// What came right behind the answer to CONNECT.
+    early: Vec<Owned>,
+}
+
+impl Connection {
+    /// Connects and joins `namespace`. The caller limits the time.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::ConnectError`] and what the network and the server can do wrong.
+    pub async fn connect(
+        server: &Server,
+        namespace: &str,
+        auth: Option<&Value>,
+    ) -> Result<Connection, Error> {
+        let session = Box::pin(websocket_session(&server.endpoint, server.message_bytes_max));
+        let (websocket, _, mut arrivals) = session.await?;
+        let mut connection = Connection { websocket, parser: server.parser, early: Vec::new() };
+
+        let auth = auth.map(|auth| {
+            let mut wire = Vec::new();
+            auth.encode(&mut wire);
+            wire
+        });
+        connection.push(encode::connect(server.parser, namespace, auth.as_deref()));
+        let mut decoder = Decoder::client(server.parser, server.message_bytes_max);
+        let mut is_joined = false;
+        loop {
+            for arrival in arrivals.drain(..) {
+                match arrival {
+                    None => {}
+                    Some(Arrival::Ping) => connection.websocket.push_text("3"),
+                    Some(Arrival::Message(message)) if is_joined => connection.early.push(message),
+                    Some(Arrival::Message(message)) => {
+                        joined(&mut decoder, &message, namespace)?;
+                        is_joined = true;
+                    }
+                    Some(Arrival::Close) => return Err(Error::Disconnected(Reason::TransportClose)),
+                    Some(Arrival::Open(_) | Arrival::Illegal) => {
+                        return Err(Error::Disconnected(Reason::ParseError));
+                    }
+                }
+            }
+            if is_joined {
+                connection.early.shrink_to_fit();
+                return Ok(connection);
+            }
+            let read = connection.websocket.read(|frame| arrivals.push_back(crate::engine::arrival(frame)));
+            read.await.map_err(Error::Disconnected)?;
+        }
+    }
+
+    /// Puts an event behind what is already waiting to be sent; it leaves with [`Connection::flush`] or the next
+    /// read. With `id` the server acknowledges it.
+    pub fn emit(&mut self, namespace: &str, event: &str, args: &[Value], id: Option<u64>) {
+        self.push(encode::event(self.parser, namespace, id, &encode_event(event, args)));
+    }
+
+    /// Hands over everything that waits to be sent. Cancel safe.
+    ///
+    /// # Errors
+    /// Why the connection is no more.
+    pub async fn flush(&mut self) -> Result<(), Reason> {
+        self.websocket.flush().await
+    }
+
+    /// Waits until something arrives and gives the messages of one read to `on_message`, which may see none.
+    /// Cancel safe. `on_message` must not read another connection of the same thread.
+    ///
+    /// # Errors
+    /// Why the connection is no more.
+    pub async fn read(&mut self, mut on_message: impl FnMut(Message<'_>)) -> Result<(), Reason> {
+        if !self.early.is_empty() {
+            for message in std::mem::take(&mut self.early) {
+                match &message {
+                    Owned::Text(text) => on_message(Message::Text(text)),
+                    Owned::Binary(bytes) => on_message(Message::Binary(bytes)),
+                }
+            }
+            return Ok(());
+        }
+        let mut pings = 0;
+        let mut lost = None;
+        let read = self.websocket.read(|frame| match frame {
+            Frame::Binary(bytes) => on_message(Message::Binary(bytes)),
+            Frame::Text(text) => match decode_text(text) {
+                Ok(EnginePacket::Text(packet)) => on_message(Message::Text(packet)),
+                Ok(EnginePacket::Ping(_)) => pings += 1,
+                Ok(EnginePacket::Noop | EnginePacket::Pong(_)) => {}
+                Ok(EnginePacket::Close) => lost = Some(Reason::TransportClose),
+                Ok(EnginePacket::Open(_) | EnginePacket::Upgrade) | Err(_) => lost = Some(Reason::ParseError),
+            },
+        });
+        read.await?;
+        for _ in 0..pings {
+            self.websocket.push_text("3");
+        }
+        lost.map_or(Ok(()), Err)
+    }
+
+    fn push(&mut self, packet: Result<Encoded, tidegate_protocol::value::Error>) {
+        let packet = packet.expect("what this crate encodes is wire form");
+        match packet.head {
+            Head::Text(text) => {
+                let text = String::from_utf8_lossy(&text);
+                self.websocket.push_text(&format!("4{text}"));
+            }
+            Head::Binary(bytes) => self.websocket.push_binary(&bytes),
+        }
+        for attachment in packet.attachments {
+            self.websocket.push_binary(&attachment);
+        }
+    }
+}
+
+/// Checks that the first packet is the answer to CONNECT.
+fn joined(decoder: &mut Decoder, message: &Owned, namespace: &str) -> Result<(), Error> {
+    let packet = match message {
+        Owned::Text(text) => decoder.text(text)?,
+        Owned::Binary(bytes) => decoder.binary(bytes)?,
+    };
+    match packet {
+        Some(Packet::Connect { namespace: joined, .. }) if joined == namespace => Ok(()),
+        Some(Packet::ConnectError { data, .. }) => {
+            let (message, data) = connect_error(&data)?;
+            Err(Error::ConnectError { message, data })
+        }
+        _ => Err(Error::Protocol("first packet does not answer connect".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_a_few_words() {
+        assert!(size_of::<Connection>() <= 160, "{}", size_of::<Connection>());
+    }
+}
