@@ -254,3 +254,171 @@ fn remove_from_room(local: &mut Local, sessions: &mut Slab<Member>, room: &Room,
         local.rooms.remove(room);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use tidegate_core::Flags;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert { namespace: usize },
+        Remove { session: usize },
+        Join { session: usize, room: usize },
+        Leave { session: usize, room: usize },
+        Receivers { namespace: usize, rooms: Vec<usize>, except: Vec<usize>, except_session: usize },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (0..2_usize).prop_map(|namespace| Step::Insert { namespace }),
+            1 => (0..64_usize).prop_map(|session| Step::Remove { session }),
+            6 => (0..64_usize, 0..4_usize).prop_map(|(session, room)| Step::Join { session, room }),
+            3 => (0..64_usize, 0..4_usize).prop_map(|(session, room)| Step::Leave { session, room }),
+            3 => (
+                0..2_usize,
+                prop::collection::vec(0..4_usize, 0..3),
+                prop::collection::vec(0..4_usize, 0..3),
+                0..64_usize
+            )
+                .prop_map(|(namespace, rooms, except, except_session)| Step::Receivers {
+                    namespace,
+                    rooms,
+                    except,
+                    except_session
+                }),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    const NAMESPACES: [&str; 2] = ["/", "/chat"];
+    const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
+    const ROOMS_MAX: usize = 3;
+
+    /// What the shard should know: sessions by slot, in the order they came.
+    #[derive(Default)]
+    struct Model {
+        sessions: BTreeMap<u32, (SessionId, usize, BTreeSet<usize>)>,
+    }
+
+    impl Model {
+        fn pick(&self, session: usize) -> Option<(u32, SessionId)> {
+            let count = self.sessions.len();
+            (count > 0)
+                .then(|| self.sessions.iter().nth(session % count).map(|(slot, (id, ..))| (*slot, *id)))
+                .flatten()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map_of_sets(steps in steps()) {
+            let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+            let namespace_metrics = Arc::new(metrics.namespace("*"));
+            let (mut state, mut model) = (State::new(), Model::default());
+            for step in steps {
+                match step {
+                    Step::Insert { namespace } => {
+                        let (id, name) = (SessionId::random(), Namespace::from(NAMESPACES[namespace]));
+                        let outbox = Arc::new(Outbox::polling(1_000, Arc::clone(&metrics)));
+                        let slot = state.insert(id, &name, &namespace_metrics, &outbox, Parser::Text);
+                        let before = model.sessions.insert(slot, (id, namespace, BTreeSet::new()));
+                        prop_assert!(before.is_none(), "a seat was given twice");
+                    }
+                    Step::Remove { session } => {
+                        let Some((slot, id)) = model.pick(session) else { continue };
+                        let left: BTreeSet<String> =
+                            state.remove(slot, id).iter().map(ToString::to_string).collect();
+                        let (_, _, rooms) = model.sessions.remove(&slot).unwrap();
+                        prop_assert_eq!(left, rooms.iter().map(|room| ROOMS[*room].to_owned()).collect());
+                        prop_assert!(state.remove(slot, id).is_empty(), "removed twice");
+                    }
+                    Step::Join { session, room } => {
+                        let Some((slot, id)) = model.pick(session) else { continue };
+                        let joined = state.join(slot, id, &Room::from(ROOMS[room]), ROOMS_MAX);
+                        let rooms = &mut model.sessions.get_mut(&slot).unwrap().2;
+                        let expected = if rooms.contains(&room) {
+                            Joined::Already
+                        } else if rooms.len() == ROOMS_MAX {
+                            Joined::Full
+                        } else {
+                            rooms.insert(room);
+                            Joined::New
+                        };
+                        prop_assert_eq!(joined, expected);
+                    }
+                    Step::Leave { session, room } => {
+                        let Some((slot, id)) = model.pick(session) else { continue };
+                        let left = state.leave(slot, id, &Room::from(ROOMS[room]));
+                        prop_assert_eq!(left, model.sessions.get_mut(&slot).unwrap().2.remove(&room));
+                    }
+                    Step::Receivers { namespace, rooms, except, except_session } => {
+                        let own = model.pick(except_session).map(|(_, id)| id);
+                        let publication = Publication {
+                            namespace: Namespace::from(NAMESPACES[namespace]),
+                            rooms: rooms.iter().map(|room| Room::from(ROOMS[*room])).collect(),
+                            except: except
+                                .iter()
+                                .map(|room| Room::from(ROOMS[*room]))
+                                .chain(own.map(|id| Room::from(id.as_str())))
+                                .collect(),
+                            flags: Flags::default(),
+                            data: Bytes::new(),
+                        };
+                        let mut receivers = Vec::new();
+                        state.receivers(&publication, &mut receivers);
+                        let mut slots: Vec<u32> = receivers.iter().map(|receiver| receiver.slot).collect();
+                        slots.sort_unstable();
+                        let expected: Vec<u32> = model
+                            .sessions
+                            .iter()
+                            .filter(|(_, (id, of, member))| {
+                                *of == namespace
+                                    && (rooms.is_empty() || rooms.iter().any(|room| member.contains(room)))
+                                    && !except.iter().any(|room| member.contains(room))
+                                    && Some(*id) != own
+                            })
+                            .map(|(slot, _)| *slot)
+                            .collect();
+                        prop_assert_eq!(slots, expected);
+                    }
+                }
+            }
+            for (slot, (id, ..)) in std::mem::take(&mut model.sessions) {
+                state.remove(slot, id);
+            }
+            prop_assert!(state.namespaces.is_empty() && state.by_id.is_empty() && state.sessions.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_socket_is_reached_by_its_id_in_its_own_namespace_only() {
+        let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+        let namespace_metrics = Arc::new(metrics.namespace("*"));
+        let mut state = State::new();
+        let (one, other) = (SessionId::random(), SessionId::random());
+        for (id, namespace) in [(one, "/"), (other, "/chat")] {
+            let outbox = Arc::new(Outbox::polling(1_000, Arc::clone(&metrics)));
+            state.insert(id, &Namespace::from(namespace), &namespace_metrics, &outbox, Parser::Text);
+        }
+        let reached = |namespace: &str| {
+            let publication = Publication {
+                namespace: Namespace::from(namespace),
+                rooms: std::iter::once(Room::from(one.as_str())).collect(),
+                except: tidegate_core::Rooms::new(),
+                flags: Flags::default(),
+                data: Bytes::new(),
+            };
+            let mut receivers = Vec::new();
+            state.receivers(&publication, &mut receivers);
+            receivers.len()
+        };
+        assert_eq!((reached("/"), reached("/chat"), reached("/none")), (1, 0, 0));
+    }
+}
