@@ -230,4 +230,3 @@ test('a client refused with 503 comes back by itself', { skip: TIDEGATE_ONLY }, 
   first.socket.close();
   await until('it is let in', () => waiting.connected);
 });
-});
