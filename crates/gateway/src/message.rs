@@ -16,6 +16,7 @@ struct Forms {
     source: Source,
     volatile: bool,
     websocket: OnceLock<Bytes>,
+    websocket_text: OnceLock<Bytes>,
     polling: OnceLock<Bytes>,
 }
 
@@ -49,7 +50,13 @@ impl Message {
     }
 
     fn new(source: Source, volatile: bool) -> Self {
-        Self(Arc::new(Forms { source, volatile, websocket: OnceLock::new(), polling: OnceLock::new() }))
+        Self(Arc::new(Forms {
+            source,
+            volatile,
+            websocket: OnceLock::new(),
+            websocket_text: OnceLock::new(),
+            polling: OnceLock::new(),
+        }))
     }
 
     pub(crate) fn is_volatile(&self) -> bool {
@@ -63,6 +70,21 @@ impl Message {
             Source::EngineOwned(packet) => websocket::frame(Opcode::Text, packet.as_bytes()),
             Source::Packet(encoded) => packet_frames(encoded),
             Source::Frame(frame) => frame.clone(),
+        })
+    }
+
+    /// The same for a client that takes no binary frames: each piece of the polling payload in a text frame.
+    pub(crate) fn websocket_text(&self) -> &Bytes {
+        if let Source::Engine(_) | Source::EngineOwned(_) | Source::Frame(_) = self.0.source {
+            return self.websocket();
+        }
+        self.0.websocket_text.get_or_init(|| {
+            let mut out = Vec::new();
+            for piece in self.polling().split(|byte| *byte == payload::SEPARATOR) {
+                websocket::header(Opcode::Text, piece.len(), &mut out);
+                out.extend_from_slice(piece);
+            }
+            out.into()
         })
     }
 
@@ -142,6 +164,14 @@ mod tests {
         let message = binary_event();
         let text = std::str::from_utf8(message.polling()).unwrap();
         assert_eq!(text, "451-[\"e\",{\"_placeholder\":true,\"num\":0}]\u{1e}bAQID");
+    }
+
+    #[test]
+    fn a_client_without_binary_frames_gets_base64_in_text_frames() {
+        let message = binary_event();
+        let frames = message.websocket_text();
+        assert_eq!(frames[..2], [0x81, 39]);
+        assert_eq!(frames[41..], *b"\x81\x05bAQID");
     }
 
     #[test]

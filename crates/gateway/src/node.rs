@@ -230,7 +230,10 @@ impl Inner {
 
     /// The rule of a namespace, if the namespace exists.
     pub(crate) fn rule(&self, namespace: &Namespace) -> Option<Arc<Rule>> {
-        if namespace.as_str().len() > self.options.limits.name_bytes_max {
+        let name = namespace.as_str();
+        // A control character in the one part of a packet that is not JSON would pass for the separator of packets.
+        if name.len() > self.options.limits.name_bytes_max || name.bytes().any(|byte| byte.is_ascii_control())
+        {
             return None;
         }
         self.options.namespaces.find(namespace).map(|index| Arc::clone(&self.rules[index]))

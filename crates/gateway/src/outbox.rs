@@ -70,9 +70,26 @@ struct State {
 }
 
 enum Transport {
-    WebSocket { stream: OwnedWriteHalf, queue: VecDeque<Item> },
+    WebSocket { stream: OwnedWriteHalf, binary: Binary, queue: VecDeque<Item> },
     Polling { queue: VecDeque<Message>, waiting: Option<oneshot::Sender<Bytes>> },
     Gone,
+}
+
+/// How a client on a WebSocket takes binary messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binary {
+    Frames,
+    /// As base64 in text frames, which is what `b64=1` in its query asks for.
+    Base64,
+}
+
+impl Binary {
+    fn form(self, message: &Message) -> &Bytes {
+        match self {
+            Self::Frames => message.websocket(),
+            Self::Base64 => message.websocket_text(),
+        }
+    }
 }
 
 struct Item {
@@ -82,8 +99,13 @@ struct Item {
 }
 
 impl Outbox {
-    pub(crate) fn websocket(stream: OwnedWriteHalf, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
-        Self::new(Transport::WebSocket { stream, queue: VecDeque::new() }, bytes_max, metrics)
+    pub(crate) fn websocket(
+        stream: OwnedWriteHalf,
+        binary: Binary,
+        bytes_max: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self::new(Transport::WebSocket { stream, binary, queue: VecDeque::new() }, bytes_max, metrics)
     }
 
     pub(crate) fn polling(bytes_max: usize, metrics: Arc<Metrics>) -> Self {
@@ -110,9 +132,9 @@ impl Outbox {
             return Pushed::Closed;
         }
         match &mut state.transport {
-            Transport::WebSocket { stream, queue } => {
+            Transport::WebSocket { stream, binary, queue } => {
                 if queue.is_empty() && !state.blocked {
-                    let bytes = message.websocket();
+                    let bytes = binary.form(message);
                     match stream.try_write(bytes) {
                         Ok(written) if written == bytes.len() => return Pushed::Taken,
                         Ok(written) => {
@@ -179,12 +201,12 @@ impl Outbox {
     fn append_state(&self, state: &mut State, message: &Message) -> Pushed {
         let volatile = message.is_volatile();
         let length = match &state.transport {
-            Transport::WebSocket { .. } => {
+            Transport::WebSocket { binary, .. } => {
                 if volatile && state.blocked {
                     self.metrics.dropped("volatile", 1);
                     return Pushed::Dropped;
                 }
-                message.websocket().len()
+                binary.form(message).len()
             }
             Transport::Polling { .. } => message.polling().len(),
             Transport::Gone => return Pushed::Closed,
@@ -203,8 +225,8 @@ impl Outbox {
         state.bytes += length;
         self.metrics.outbox_grew(length);
         match &mut state.transport {
-            Transport::WebSocket { queue, .. } => {
-                queue.push_back(Item { bytes: message.websocket().clone(), volatile });
+            Transport::WebSocket { binary, queue, .. } => {
+                queue.push_back(Item { bytes: binary.form(message).clone(), volatile });
             }
             Transport::Polling { queue, .. } => queue.push_back(message.clone()),
             Transport::Gone => {}
@@ -245,7 +267,7 @@ impl Outbox {
 
     fn flush_state(&self, state: &mut State) {
         match &mut state.transport {
-            Transport::WebSocket { stream, queue } => {
+            Transport::WebSocket { stream, queue, .. } => {
                 let mut failed = false;
                 while !queue.is_empty() {
                     match write_queue(stream, queue) {
@@ -325,7 +347,7 @@ impl Outbox {
 
     /// Moves what waits from polling to the WebSocket that the client upgraded to. A poll that is still pending is
     /// answered with `noop`.
-    pub(crate) fn upgrade(&self, stream: OwnedWriteHalf, noop: &Message) {
+    pub(crate) fn upgrade(&self, stream: OwnedWriteHalf, binary: Binary, noop: &Message) {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Transport::Polling { queue, waiting } = &mut state.transport else {
@@ -337,11 +359,11 @@ impl Outbox {
         self.metrics.outbox_shrank(state.bytes);
         let queue: VecDeque<Item> = std::mem::take(queue)
             .iter()
-            .map(|message| Item { bytes: message.websocket().clone(), volatile: message.is_volatile() })
+            .map(|message| Item { bytes: binary.form(message).clone(), volatile: message.is_volatile() })
             .collect();
         state.bytes = queue.iter().map(|item| item.bytes.len()).sum();
         self.metrics.outbox_grew(state.bytes);
-        state.transport = Transport::WebSocket { stream, queue };
+        state.transport = Transport::WebSocket { stream, binary, queue };
         self.flush_state(state);
     }
 
@@ -534,7 +556,7 @@ mod tests {
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (read, write) = stream.into_split();
-        (Arc::new(Outbox::websocket(write, BYTES_MAX, Arc::clone(metrics))), read, peer)
+        (Arc::new(Outbox::websocket(write, Binary::Frames, BYTES_MAX, Arc::clone(metrics))), read, peer)
     }
 
     /// Pushes until the socket takes no more.
@@ -650,7 +672,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_read, write) = listener.accept().await.unwrap().0.into_split();
-        polling.upgrade(write, &Message::engine("6"));
+        polling.upgrade(write, Binary::Frames, &Message::engine("6"));
         polling.push(&text("2[\"third\"]", false));
         let mut received = vec![0; 2 + 11 + 2 + 12 + 2 + 11];
         peer.read_exact(&mut received).await.unwrap();

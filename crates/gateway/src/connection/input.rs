@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Connection, Exit, UNAUTHENTICATED_BYTES_MAX};
 use crate::engines::Engine;
 use crate::message::Message;
+use crate::outbox::Binary;
 
 /// One worker's read buffer, which all its connections share. What a message needs beyond one read is kept by its
 /// connection until it is complete.
@@ -52,7 +53,7 @@ pub(crate) enum Input {
     /// The request itself was a violation.
     Violation(DisconnectReason),
     /// The WebSocket that the client has moved to, and what it sent there already.
-    Upgraded { read: OwnedReadHalf, write: OwnedWriteHalf, unread: Vec<u8> },
+    Upgraded { read: OwnedReadHalf, write: OwnedWriteHalf, binary: Binary, unread: Vec<u8> },
 }
 
 /// The body of a POST, and whom to tell when it has been taken.
@@ -161,8 +162,9 @@ impl Connection {
                         *accepted = Some(payload.accepted);
                         Poll::Ready(Ok(()))
                     }
-                    Some(Input::Upgraded { read, write, unread }) => {
-                        self.upgrade(read, write, unread);
+                    Some(Input::Upgraded { read, write, binary, unread }) => {
+                        self.upgrade(read, unread);
+                        self.outbox.upgrade(write, binary, &Message::engine("6"));
                         Poll::Ready(Ok(()))
                     }
                 }
@@ -181,10 +183,9 @@ impl Connection {
         })
     }
 
-    fn upgrade(&mut self, read: OwnedReadHalf, write: OwnedWriteHalf, unread: Vec<u8>) {
+    fn upgrade(&mut self, read: OwnedReadHalf, unread: Vec<u8>) {
         let now = self.node.clock.now_ms();
         self.link = Link::websocket(read, unread, self.message_bytes_max());
-        self.outbox.upgrade(write, &Message::engine("6"));
         self.heartbeat.upgraded(now);
         self.node.engines.insert(self.id, Engine::WebSocket(std::sync::Arc::clone(&self.outbox)));
         self.node.metrics.connections_polling.dec();

@@ -22,6 +22,7 @@ use tidegate_protocol::engineio::{Admission, Open, Query, Refusal, Transport, ad
 use crate::engines::{Engine, EngineId};
 use crate::node::Inner;
 use crate::origin::{self, Verdict};
+use crate::outbox::Binary;
 use crate::peer::client_address;
 
 /// The socket address of the peer, put into every request by the accept loop.
@@ -65,6 +66,7 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
     let upgrade = is_upgrade(&request);
     let query = request.uri().query().unwrap_or_default().to_owned();
     let query = Query::parse(&query);
+    let binary = if query.b64 { Binary::Base64 } else { Binary::Frames };
     let options = &node.options.engine;
     let admission = admit(&query, request.method() == Method::GET, (options.polling, options.websocket));
     match verdict {
@@ -86,7 +88,7 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
             if (transport == Transport::WebSocket) != upgrade {
                 return refuse(Refusal::BadRequest, upgrade);
             }
-            handshake(node, transport, request)
+            handshake(node, transport, binary, request)
         }
         Ok(Admission::Session { transport, sid }) => {
             let engine = EngineId::parse(sid, &node.options.node)
@@ -97,7 +99,7 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
             }
             match (transport, engine) {
                 (Transport::WebSocket, Engine::Polling(polling)) => {
-                    websocket::probe(node, id, polling, request)
+                    websocket::probe(node, id, polling, binary, request)
                 }
                 // Stock servers switch protocols first and then hang up; so nothing is learnt from the status.
                 (Transport::WebSocket, Engine::WebSocket(_)) => websocket::turn_away(node, request),
@@ -112,7 +114,7 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
     }
 }
 
-fn handshake(node: &Arc<Inner>, transport: Transport, request: Request<Body>) -> Response {
+fn handshake(node: &Arc<Inner>, transport: Transport, binary: Binary, request: Request<Body>) -> Response {
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         tracing::error!("a request came without its peer's address");
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -122,7 +124,7 @@ fn handshake(node: &Arc<Inner>, transport: Transport, request: Request<Body>) ->
         Err(code) => unavailable(code),
         Ok(admitted) => match transport {
             Transport::Polling => polling::open(node, admitted),
-            Transport::WebSocket => websocket::open(node, request, admitted),
+            Transport::WebSocket => websocket::open(node, binary, request, admitted),
         },
     }
 }

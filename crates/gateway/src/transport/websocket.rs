@@ -19,7 +19,7 @@ use crate::connection::{Connection, Input, Link, UNAUTHENTICATED_BYTES_MAX};
 use crate::engines::{Engine, EngineId, Exclusive, Polling};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
-use crate::outbox::Outbox;
+use crate::outbox::{Binary, Outbox};
 
 /// How long the switch of protocols may take once it is answered: the client has the answer in its hands.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,7 +72,12 @@ async fn raw(future: UpgradeFut) -> Option<Raw> {
 }
 
 /// Opens a connection on a WebSocket.
-pub(super) fn open(node: &Arc<Inner>, request: Request<Body>, admitted: Admitted) -> Response {
+pub(super) fn open(
+    node: &Arc<Inner>,
+    binary: Binary,
+    request: Request<Body>,
+    admitted: Admitted,
+) -> Response {
     let (response, future) = match switch(request) {
         Ok(switched) => switched,
         Err(refusal) => return refuse(refusal, true),
@@ -83,7 +88,8 @@ pub(super) fn open(node: &Arc<Inner>, request: Request<Body>, admitted: Admitted
         let Some(raw) = raw(future).await else { return };
         let id = EngineId::random();
         let outbox_bytes_max = node.options.limits.outbox_bytes_max;
-        let outbox = Arc::new(Outbox::websocket(raw.write, outbox_bytes_max, Arc::clone(&node.metrics)));
+        let outbox =
+            Arc::new(Outbox::websocket(raw.write, binary, outbox_bytes_max, Arc::clone(&node.metrics)));
         node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
         node.metrics.connections_websocket.inc();
         outbox.push(&Message::engine_owned(open_packet(&node, id, Transport::WebSocket)));
@@ -118,6 +124,7 @@ pub(super) fn probe(
     node: &Arc<Inner>,
     id: EngineId,
     polling: Arc<Polling>,
+    binary: Binary,
     request: Request<Body>,
 ) -> Response {
     let (response, future) = match switch(request) {
@@ -142,7 +149,7 @@ pub(super) fn probe(
         if moved {
             let Raw { read, write, unread } = raw;
             // A connection that has ended drops the WebSocket, and the client hears that it is gone.
-            let _ = polling.input.send(Input::Upgraded { read, write, unread }).await;
+            let _ = polling.input.send(Input::Upgraded { read, write, binary, unread }).await;
         } else {
             tracing::debug!(?id, "an upgrade failed; its client goes on polling");
             let _ = raw.write.write_all(&websocket::close(None, "")).await;

@@ -1,0 +1,46 @@
+# What one may do here. CI runs the same recipes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# More arguments for `make run`, such as ARGS="--nodes 3".
+ARGS ?=
+# Seconds per fuzz target.
+SECONDS_PER_TARGET ?= 60
+
+.PHONY: help
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+.PHONY: run
+run: ## One node for development on 127.0.0.1:8080: no auth, no Redis.
+	@crates/test/tools.sh build
+	cargo run --locked --release -p tidegate -- serve --dev $(ARGS)
+
+.PHONY: test
+test: ## Every test, with a real redis-server and the official JavaScript clients.
+	@crates/test/tools.sh build redis node
+	cargo build --locked -p tidegate
+	cargo test --locked --workspace
+	cd crates/test/interop && npm ci --no-audit --no-fund && npm test
+
+.PHONY: lint
+lint: ## Format and lints.
+	@crates/test/tools.sh build
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: fuzz
+fuzz: ## Every parser's fuzz target for SECONDS_PER_TARGET seconds.
+	@crates/test/tools.sh build
+	crates/protocol/fuzz/run.sh $(SECONDS_PER_TARGET)
+
+.PHONY: bench
+bench: ## Fan-out and idle memory, side by side with a stock Socket.IO server.
+	@crates/test/tools.sh build node
+	loadtest/bench.sh
+
+.PHONY: manifests
+manifests: ## The compose file and the Kubernetes manifests against their schemas.
+	k8s/check.sh
