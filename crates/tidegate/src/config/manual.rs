@@ -57,16 +57,16 @@ const NAMESPACES_INTRODUCTION: &str = "\n\
 
 fn described(key: &Key) -> String {
     match key.kind {
-        Kind::Number { min, max, unit } => format!("{} In {unit}, {min} to {max}.", key.doc),
+        Kind::Number { min, max, unit } => format!("{} Range: {min} to {max} {unit}.", key.doc),
         Kind::Text(_) | Kind::Choice(_) | Kind::List(_) | Kind::Later => key.doc.to_owned(),
     }
 }
 
 fn comment(out: &mut String, text: &str) {
-    let mut width = LINE_WIDTH;
+    let mut width = 0;
     for word in text.split(' ') {
-        if width + 1 + word.len() > LINE_WIDTH {
-            out.push_str(if width == LINE_WIDTH { "#" } else { "\n#" });
+        if width == 0 || width + 1 + word.len() > LINE_WIDTH {
+            out.push_str(if width == 0 { "#" } else { "\n#" });
             width = 1;
         }
         out.push(' ');

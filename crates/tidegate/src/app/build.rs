@@ -1,0 +1,137 @@
+//! One node built from the configuration.
+//!
+//! Architecture Invariant: this is where port implementations are picked; nothing else in the process knows whether
+//! a node's broker is memory or Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_core::memory::Exchange;
+use tidegate_core::{Broker, Incarnation, NodeId, Subscriber};
+use tidegate_gateway::glob::Glob;
+use tidegate_gateway::namespaces::{NamespaceRule, Namespaces, Operations};
+use tidegate_gateway::{
+    DrainOptions, EngineOptions, Joining, Limits, Node, Options, PulseOptions, ServerOptions,
+};
+use tidegate_redis::RedisBroker;
+
+use super::Error;
+use crate::config::Config;
+
+/// How long a node without Redis may take to hear its first pulse: nothing it waits for is outside the process.
+const MEMORY_START_MAX: Duration = Duration::from_secs(10);
+
+/// What publications may wait for Redis in total, in bytes: two seconds at 4 MB/s, more than a node fans out.
+const PUBLISH_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Starts one node, on Redis when there is a URL, else on the exchange.
+pub(super) async fn join(config: &Config, id: &NodeId, exchange: &Exchange) -> Result<Node, Error> {
+    let incarnation = Incarnation::random();
+    let failed = |fault| Error::Start { node: id.clone(), fault };
+    let joining =
+        Joining::new(node_options(config, id.clone(), incarnation.clone()), shards()).map_err(failed)?;
+    let (broker, limit) = broker(config, id, incarnation, exchange, joining.subscriber()).await?;
+    joining.start(broker, limit).await.map_err(failed)
+}
+
+async fn broker(
+    config: &Config,
+    id: &NodeId,
+    incarnation: Incarnation,
+    exchange: &Exchange,
+    subscriber: Arc<dyn Subscriber>,
+) -> Result<(Arc<dyn Broker>, Duration), Error> {
+    let Some(redis) = &config.redis else {
+        return Ok((exchange.join(id.clone(), subscriber), MEMORY_START_MAX));
+    };
+    let options = tidegate_redis::Options {
+        url: redis.url.clone(),
+        prefix: redis.prefix.clone(),
+        adapter_prefix: redis.adapter_prefix.clone(),
+        connect_timeout: redis.connect_timeout,
+        command_timeout: config.command_timeout,
+        publish_queue_bytes_max: PUBLISH_QUEUE_BYTES_MAX,
+        fence_after: config.cluster.fence_after,
+        node: id.clone(),
+        incarnation,
+    };
+    let broker: Arc<dyn Broker> = RedisBroker::connect(options, subscriber).await?;
+    Ok((broker, redis.connect_timeout))
+}
+
+fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Options {
+    let (engine, server, limits) = (&config.engine, &config.server, &config.limits);
+    Options {
+        node,
+        incarnation,
+        engine: EngineOptions {
+            path: engine.path.clone(),
+            ping_interval: engine.ping_interval,
+            ping_timeout: engine.ping_timeout,
+            connect_timeout: engine.connect_timeout,
+            upgrade_timeout: engine.upgrade_timeout,
+            payload_bytes_max: engine.payload_bytes_max,
+            polling: engine.polling,
+            websocket: engine.websocket,
+        },
+        server: ServerOptions {
+            allowed_origins: server.allowed_origins.clone(),
+            trusted_proxies: server
+                .trusted_proxies
+                .iter()
+                .map(|network| network.parse().expect("the configuration checks networks"))
+                .collect(),
+            connections_max: server.connections_max,
+        },
+        limits: Limits {
+            outbox_bytes_max: limits.outbox_bytes_max,
+            rooms_per_session_max: limits.rooms_per_session_max,
+            name_bytes_max: limits.name_bytes_max,
+            events_per_second_max: limits.events_per_second_max,
+            events_burst: limits.events_burst,
+            connections_per_ip_max: limits.connections_per_ip_max,
+        },
+        auth: config.auth.authenticator(),
+        namespaces: namespaces(config),
+        pulse: PulseOptions {
+            interval: config.cluster.pulse_interval,
+            fence_after: config.cluster.fence_after,
+            lease_ttl: config.cluster.lease_ttl,
+        },
+        drain: DrainOptions {
+            timeout: config.drain.timeout,
+            connections_per_second: config.drain.connections_per_second,
+        },
+        command_timeout: config.command_timeout,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("TIDEGATE_REVISION").unwrap_or("unknown").to_owned(),
+    }
+}
+
+fn namespaces(config: &Config) -> Namespaces {
+    let rules = config
+        .namespaces
+        .iter()
+        .map(|namespace| NamespaceRule {
+            pattern: Glob::parse(&namespace.pattern),
+            operations: Operations::of(&namespace.operations),
+        })
+        .collect();
+    Namespaces::new(rules, config.dev)
+}
+
+/// One shard a worker thread, so that a fan-out can keep all of them busy.
+fn shards() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The name of node `index`: the given one, numbered where several share the process.
+pub(super) fn node_id(config: &Config, index: u16) -> NodeId {
+    match &config.server.node_id {
+        None => NodeId::random(),
+        Some(id) if config.nodes == 1 => id.clone(),
+        Some(id) => {
+            NodeId::parse(&format!("{id}-{index}")).expect("the configuration leaves room for the number")
+        }
+    }
+}
