@@ -60,7 +60,7 @@ pub enum Packet {
         /// Present when the sender wants an acknowledgement; at most [`ID_MAX`].
         id: Option<u64>,
         /// An array that is not empty. Its first item is the event's name: a string that is not one of
-        /// [`RESERVED_EVENTS`], or a number.
+        /// [`RESERVED_EVENTS`], or a finite number.
         data: Vec<u8>,
     },
     /// The acknowledgement of an event.
