@@ -1,0 +1,27 @@
+// A TCP forwarder, standing in for a load balancer: clients keep one address while the node behind it changes.
+
+import net from 'node:net';
+
+export async function openDoorway(stage, target) {
+  const links = new Set();
+  const doorway = { target };
+  const server = net.createServer((near) => {
+    const far = net.connect(doorway.target, '127.0.0.1');
+    for (const [socket, other] of [[near, far], [far, near]]) {
+      links.add(socket);
+      socket.on('error', () => other.destroy());
+      socket.on('close', () => {
+        links.delete(socket);
+        other.destroy();
+      });
+      socket.pipe(other);
+    }
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  stage.defer(() => {
+    for (const link of links) link.destroy();
+    return new Promise((resolve) => server.close(resolve));
+  });
+  doorway.url = `http://127.0.0.1:${server.address().port}`;
+  return doorway;
+}
