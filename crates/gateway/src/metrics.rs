@@ -127,7 +127,7 @@ impl Metrics {
             evictions: counters("tidegate_evictions_total", "Sessions evicted, by reason.", &["reason"])?,
             disconnects: counters(
                 "tidegate_disconnects_total",
-                "Connections ended, by reason.",
+                "Sessions ended, and connections ended that never had one, by reason.",
                 &["reason"],
             )?,
             operations: counters(

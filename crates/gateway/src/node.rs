@@ -23,7 +23,7 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::origin::Origins;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, PendingJoin};
 use crate::peer::{Addresses, Place};
 use crate::pulse::Pulse;
 use crate::reply::{Refusal, Reply};
@@ -299,6 +299,7 @@ impl Inner {
         self.interest.leave(&Topic::Namespace(session.namespace.clone()));
         self.interest.leave(&interest::room(&session.namespace, &session.own_room()));
         session.rule.metrics.sessions.dec();
+        self.metrics.disconnected(reason);
         tracing::debug!(session = %session.id, namespace = %session.namespace, %reason, "session ended");
     }
 
@@ -309,7 +310,9 @@ impl Inner {
     }
 
     /// Makes the session a member of `room` and answers once what is published from then on will arrive.
+    /// Until then the connection holds back what its client sent behind the join.
     pub(crate) fn join(self: &Arc<Self>, session: &Session, room: Room, reply: Reply) {
+        let pending = PendingJoin::new(&reply.outbox);
         let topic = interest::room(&session.namespace, &room);
         let rooms_max = self.options.limits.rooms_per_session_max;
         match self.hub.join(session.seat, session.id, &room, rooms_max) {
@@ -318,22 +321,28 @@ impl Inner {
                 ErrorCode::TooLarge,
                 format!("a session may be in at most {rooms_max} rooms (limits.rooms_per_session_max)"),
             )),
-            Joined::Already => self.interest.confirm(&topic, |outcome| match outcome {
-                Ok(()) => reply.ok(),
-                Err(_) => reply.refuse(&unavailable()),
+            Joined::Already => self.interest.confirm(&topic, |outcome| {
+                match outcome {
+                    Ok(()) => reply.ok(),
+                    Err(_) => reply.refuse(&unavailable()),
+                }
+                drop(pending);
             }),
             Joined::New => {
                 let (node, seat, id) = (Arc::clone(self), session.seat, session.id);
                 let rule = Arc::clone(&session.rule);
                 let undo = topic.clone();
-                let first = self.interest.join(topic, move |outcome| match outcome {
-                    Ok(()) => reply.ok(),
-                    Err(_) => {
-                        if node.hub.leave(seat, id, &room) && node.interest.leave(&undo) {
-                            rule.metrics.rooms.dec();
+                let first = self.interest.join(topic, move |outcome| {
+                    match outcome {
+                        Ok(()) => reply.ok(),
+                        Err(_) => {
+                            if node.hub.leave(seat, id, &room) && node.interest.leave(&undo) {
+                                rule.metrics.rooms.dec();
+                            }
+                            reply.refuse(&unavailable());
                         }
-                        reply.refuse(&unavailable());
                     }
+                    drop(pending);
                 });
                 if first {
                     session.rule.metrics.rooms.inc();

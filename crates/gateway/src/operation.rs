@@ -18,6 +18,9 @@ use crate::session::Session;
 pub const OWN_EVENTS: [&str; 5] =
     ["evicted", "offline_message", "offline_message_ack", "presence_join", "presence_leave"];
 
+/// MessagePack's nil.
+const NIL: &[u8] = &[0xc0];
+
 /// The name of a publication's event when its publisher gives none.
 const EVENT_DEFAULT: &str = "message";
 
@@ -66,8 +69,8 @@ pub(crate) fn perform(
             Ok(room) => return node.join(session, room, reply),
             Err(refusal) => refusal,
         },
-        Operation::Leave => match room_argument(event.argument(), limits) {
-            Ok(room) => return node.leave(session, &Room::from(room), reply),
+        Operation::Leave => match leavable(session, event.argument(), limits) {
+            Ok(room) => return node.leave(session, &room, reply),
             Err(refusal) => refusal,
         },
         Operation::Publish | Operation::Broadcast => {
@@ -96,8 +99,16 @@ fn joinable(session: &Session, argument: Option<&[u8]>, limits: &Limits) -> Resu
     if !grants.allows_join(room) {
         return Err(forbidden("join", room));
     }
-    // A socket may always be where it already is.
-    if Room::is_socket_id(room) && room != session.id.as_str() && !grants.literally_names_join(room) {
+    if Room::is_socket_id(room) && !grants.literally_names_join(room) {
+        return Err(socket_room(room));
+    }
+    Ok(Room::from(room))
+}
+
+/// The room of `leave`, which needs no grant, and which no socket's own room may be.
+fn leavable(session: &Session, argument: Option<&[u8]>, limits: &Limits) -> Result<Room, Refusal> {
+    let room = room_argument(argument, limits)?;
+    if Room::is_socket_id(room) && !session.identity.grants.literally_names_join(room) {
         return Err(socket_room(room));
     }
     Ok(Room::from(room))
@@ -183,7 +194,7 @@ struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     fn read(argument: Option<&'a [u8]>, limits: &Limits) -> Result<Self, Refusal> {
-        let mut reader = Reader::new(argument.unwrap_or(&[0xc0]));
+        let mut reader = Reader::new(argument.unwrap_or(NIL));
         let Ok(Token::Map(entries)) = reader.token() else {
             return Err(Refusal::bad_request("the argument must be an object such as { room, data }"));
         };
@@ -216,7 +227,8 @@ fn outgoing(
     if RESERVED_EVENTS.contains(&event) || OWN_EVENTS.contains(&event) {
         return Err(Refusal::bad_request(format!("event {event:?} is reserved")));
     }
-    let data = asked.data.ok_or_else(|| Refusal::bad_request("data is missing"))?;
+    // JSON has no undefined and leaves the field out; a stock server would hand on undefined, which arrives as null.
+    let data = asked.data.unwrap_or(NIL);
     let grants = &session.identity.grants;
     let room = match operation {
         Operation::Broadcast => {

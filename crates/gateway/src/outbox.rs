@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Context;
 
 use bytes::{Buf, Bytes};
@@ -55,8 +55,29 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     waker: AtomicWaker,
     tick: AtomicBool,
+    /// Joins that are not answered yet.
+    joins: AtomicU32,
     bytes_max: usize,
     metrics: Arc<Metrics>,
+}
+
+/// A join of this connection's client that is not answered yet. When the last one is dropped, the connection's task
+/// is woken to go on.
+pub(crate) struct PendingJoin(Arc<Outbox>);
+
+impl PendingJoin {
+    pub(crate) fn new(outbox: &Arc<Outbox>) -> Self {
+        outbox.joins.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(outbox))
+    }
+}
+
+impl Drop for PendingJoin {
+    fn drop(&mut self) {
+        if self.0.joins.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.waker.wake();
+        }
+    }
 }
 
 struct State {
@@ -117,6 +138,7 @@ impl Outbox {
             state: Mutex::new(State { transport, bytes: 0, blocked: false, dirty: false, closed: None }),
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
+            joins: AtomicU32::new(0),
             bytes_max,
             metrics,
         }
@@ -444,6 +466,11 @@ impl Outbox {
     pub(crate) fn wake_tick(&self) {
         self.tick.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Whether every join has been answered.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.joins.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn take_tick(&self) -> bool {

@@ -26,10 +26,14 @@ impl Connection {
         let reason = exit.reason;
         self.outbox.close(reason);
         self.busy = None;
+        self.deferred = None;
         for session in std::mem::take(&mut self.sessions) {
             self.node.disconnect(&session, reason);
         }
-        self.node.metrics.disconnected(reason);
+        if self.connect_deadline_ms.is_some() {
+            // It never had a session whose end could be counted.
+            self.node.metrics.disconnected(reason);
+        }
         let is_websocket = self.link.is_websocket();
         if is_websocket {
             self.node.engines.remove(self.id);
@@ -52,7 +56,10 @@ impl Connection {
     /// Sends the transport's close and waits, within bounds, until it has left.
     async fn tell(&mut self, exit: Exit) {
         let frame = websocket::close(exit.close_code, "");
-        let drained = self.outbox.push_last(frame, &Message::engine("1"), &Message::engine("6"));
+        let (noop, close) = (Message::engine("6"), Message::engine("1"));
+        // A client that said that it closes is not told so; its pending poll just comes back.
+        let polling = if exit.reason == DisconnectReason::TransportClose { &noop } else { &close };
+        let drained = self.outbox.push_last(frame, polling, &noop);
         if !drained {
             let patient = matches!(
                 exit.reason,

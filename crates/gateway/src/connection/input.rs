@@ -214,7 +214,7 @@ impl Connection {
             if !handled? {
                 return Ok(());
             }
-            if self.busy.is_some() {
+            if self.is_held() {
                 if let Link::WebSocket(socket) = &mut self.link {
                     socket.unread = input.remaining().to_vec();
                 }

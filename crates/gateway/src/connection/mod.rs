@@ -19,7 +19,7 @@ use std::time::Duration;
 use tidegate_core::{DisconnectReason, Namespace};
 use tidegate_msgpack::write;
 use tidegate_protocol::engineio::{Beat, Heartbeat};
-use tidegate_protocol::socketio;
+use tidegate_protocol::socketio::{self, Packet};
 
 pub(crate) use input::{Input, Link, Payload};
 pub(crate) use packet::Resume;
@@ -69,6 +69,8 @@ pub(crate) struct Connection {
     bucket: Bucket,
     /// What must be over before more input is looked at.
     busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
+    /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
+    deferred: Option<Box<Packet>>,
     _admitted: Admitted,
 }
 
@@ -101,6 +103,7 @@ impl Connection {
             armed_ms: u64::MAX,
             bucket: Bucket::full(now, node.options.limits.events_burst),
             busy: None,
+            deferred: None,
             node,
             outbox,
             id,
@@ -127,16 +130,18 @@ impl Connection {
                 return Poll::Ready(exit);
             }
             self.outbox.poll_flush(context);
-            let progress = match &mut self.busy {
-                Some(busy) => {
-                    let Poll::Ready(resume) = busy.as_mut().poll(context) else { return Poll::Pending };
-                    self.busy = None;
-                    self.resume(resume)
+            let progress = if let Some(busy) = &mut self.busy {
+                let Poll::Ready(resume) = busy.as_mut().poll(context) else { return Poll::Pending };
+                self.busy = None;
+                self.resume(resume)
+            } else if self.deferred.is_some() {
+                if !self.outbox.is_joined() {
+                    return Poll::Pending;
                 }
-                None => {
-                    let Poll::Ready(progress) = self.poll_input(context) else { return Poll::Pending };
-                    progress
-                }
+                self.deferred.take().map_or(Ok(()), |packet| self.on_packet(*packet))
+            } else {
+                let Poll::Ready(progress) = self.poll_input(context) else { return Poll::Pending };
+                progress
             };
             if let Err(exit) = progress {
                 return Poll::Ready(exit);
@@ -225,6 +230,11 @@ impl Connection {
             Err(error) => tracing::error!(%error, "failed to encode an eviction"),
         }
         self.outbox.push(&Message::packet(socketio::encode::disconnect(parser, namespace), false));
+    }
+
+    /// Whether input must wait.
+    fn is_held(&self) -> bool {
+        self.busy.is_some() || self.deferred.is_some()
     }
 
     fn session(&self, namespace: &str) -> Option<usize> {

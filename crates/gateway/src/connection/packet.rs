@@ -22,6 +22,12 @@ pub(crate) enum Resume {
     Input,
 }
 
+/// Joins need not wait for each other, and so share a batch.
+fn is_join(packet: &Packet) -> bool {
+    let Packet::Event { data, .. } = packet else { return false };
+    Event::read(data).is_ok_and(|event| event.name == Some(Operation::Join.as_str()))
+}
+
 impl Connection {
     pub(super) fn on_text(&mut self, text: &str) -> Result<(), Exit> {
         let packet = self.packets.text(text);
@@ -44,11 +50,15 @@ impl Connection {
         }
     }
 
-    fn on_packet(&mut self, packet: Packet) -> Result<(), Exit> {
+    pub(super) fn on_packet(&mut self, packet: Packet) -> Result<(), Exit> {
         let forced_close = Exit::because(DisconnectReason::ForcedClose);
         let session = self.session(packet.namespace());
         match (packet, session) {
             (Packet::Connect { namespace, auth }, None) => self.on_connect(namespace, auth.as_deref()),
+            (packet @ Packet::Event { .. }, Some(_)) if !self.outbox.is_joined() && !is_join(&packet) => {
+                self.deferred = Some(Box::new(packet));
+                Ok(())
+            }
             (Packet::Event { id, data, .. }, Some(index)) => self.on_event(index, id, &data),
             // Nothing that this node sends asks for an acknowledgement yet; an unknown id is ignored in any case.
             (Packet::Ack { .. }, Some(_)) => Ok(()),
