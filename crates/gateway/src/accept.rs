@@ -34,10 +34,10 @@ const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Node {
-    /// Serves the client port until the node drains. Connections live on in tasks that [`Node::drain`] waits for.
+    /// Serves the client port until the node has drained.
     pub async fn serve(&self, listener: TcpListener) {
         let router = transport::router(Arc::clone(&self.0));
-        run(listener, router, self.0.connections.clone(), self.0.closing.clone()).await;
+        run(listener, router, self.0.requests.clone(), self.0.closing.clone()).await;
     }
 }
 

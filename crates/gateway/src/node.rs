@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Identity, NameLimits};
 use crate::clock::{Clock, unix_ms};
+use crate::connection::Connection;
 use crate::engines::Engines;
 use crate::hub::{Hub, Joined};
 use crate::inbound::Inbound;
@@ -64,14 +65,16 @@ pub(crate) struct Inner {
     addresses: Addresses,
     open: Arc<AtomicUsize>,
     draining: AtomicBool,
-    /// Stops accepting.
+    /// Stops accepting, once no connection is left.
     pub(crate) closing: CancellationToken,
     /// Stops the node's own tasks.
     stopped: CancellationToken,
     /// The node's own tasks.
     tasks: TaskTracker,
-    /// Connections and requests.
+    /// Engine.IO connections.
     pub(crate) connections: TaskTracker,
+    /// HTTP connections and upgrades under way.
+    pub(crate) requests: TaskTracker,
     fatal: watch::Sender<Option<PulseError>>,
 }
 
@@ -153,6 +156,7 @@ impl Joining {
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
             connections: TaskTracker::new(),
+            requests: TaskTracker::new(),
             fatal: watch::Sender::new(None),
         });
         inner.spawn_tasks();
@@ -220,6 +224,15 @@ impl Inner {
                 Ok(admitted)
             }
             Err(_) => refuse("connections_per_ip_max", ErrorCode::Unavailable),
+        }
+    }
+
+    /// Starts the task of a connection. One that was admitted just before a drain began is closed with the others.
+    pub(crate) fn spawn(&self, connection: Connection) {
+        let outbox = Arc::clone(&connection.outbox);
+        self.connections.spawn(connection.run());
+        if self.draining.load(Ordering::Acquire) {
+            outbox.close(DisconnectReason::ServerShuttingDown);
         }
     }
 
@@ -420,12 +433,13 @@ impl Node {
         }
     }
 
-    /// Goes away in phases, within `drain.timeout`: not ready, no new connections, connections closed at a pace so
-    /// that their clients come back elsewhere one after the other, then the broker with the node's lease.
+    /// Goes away in phases, within `drain.timeout`: not ready, handshakes refused with 503, connections closed at a
+    /// pace so that their clients come back elsewhere one after the other, then the port, then the broker with the
+    /// node's lease. The port stays open until its connections are gone, for a polling client fetches even the end of
+    /// its connection with a request.
     pub async fn drain(&self) {
         let inner = &self.0;
         inner.draining.store(true, Ordering::Release);
-        inner.closing.cancel();
         let started = Instant::now();
         let timeout = inner.options.drain.timeout;
         let outboxes = inner.engines.outboxes();
@@ -439,15 +453,17 @@ impl Node {
             }
             outbox.close(DisconnectReason::ServerShuttingDown);
         }
-        // Those that were admitted while the list was made.
-        for outbox in inner.engines.outboxes() {
-            outbox.close(DisconnectReason::ServerShuttingDown);
-        }
+        let closed = outboxes.len();
+        drop(outboxes);
         inner.connections.close();
         let left = timeout.saturating_sub(started.elapsed());
         let finished = tokio::time::timeout(left, inner.connections.wait()).await.is_ok();
+        inner.closing.cancel();
+        inner.requests.close();
+        // What is answered by now; a request that still hangs has no connection any more.
+        let _ = tokio::time::timeout(REQUESTS_TIMEOUT, inner.requests.wait()).await;
         tracing::info!(
-            closed = outboxes.len(),
+            closed,
             finished,
             elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "drained"
@@ -468,6 +484,9 @@ impl Node {
 
 /// How close two closings of a drain may come before they wait for each other.
 const PACE_STEP: Duration = Duration::from_millis(10);
+
+/// How long the last answers of a drain may take to leave.
+const REQUESTS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Share of the drain's timeout in which connections are closed; the rest is for their last bytes.
 const PACE_SHARE: f64 = 0.8;

@@ -39,6 +39,10 @@ const IO_LOOP_BOUND: usize = 16;
 /// Largest message before the client is authenticated, in bytes: a token fits, a flood does not.
 pub(crate) const UNAUTHENTICATED_BYTES_MAX: usize = 16 * 1024;
 
+/// How long a client may take to hang up after its last session was ended. Official clients do it at once, but look at
+/// a DISCONNECT one tick later than at a close that came along with it, and would take it for a lost connection.
+const HANG_UP_MS: u64 = 1_000;
+
 /// Why the loop ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exit {
@@ -64,6 +68,9 @@ pub(crate) struct Connection {
     heartbeat: Heartbeat,
     /// When the connection is closed for want of a namespace; gone with the first one joined.
     connect_deadline_ms: Option<u64>,
+    /// When the connection is closed if it still has no namespace: its last session was ended by the node, and the
+    /// client, who is told so first, hangs up by itself as a rule.
+    hang_up_ms: Option<u64>,
     /// The deadline that the timer knows.
     armed_ms: u64,
     bucket: Bucket,
@@ -100,6 +107,7 @@ impl Connection {
             sessions: Vec::new(),
             heartbeat: Heartbeat::new(now, millis_u32(engine.ping_interval), millis_u32(engine.ping_timeout)),
             connect_deadline_ms: Some(now + millis(engine.connect_timeout)),
+            hang_up_ms: None,
             armed_ms: u64::MAX,
             bucket: Bucket::full(now, node.options.limits.events_burst),
             busy: None,
@@ -169,8 +177,17 @@ impl Connection {
             }
             next = next.min(deadline);
         }
-        if let Some(expires_ms) = self.expire(now)? {
+        if let Some(expires_ms) = self.expire(now) {
             next = next.min(expires_ms);
+        }
+        if let Some(hang_up_ms) = self.hang_up_ms {
+            if !self.sessions.is_empty() {
+                self.hang_up_ms = None;
+            } else if now >= hang_up_ms {
+                return Err(Exit::because(DisconnectReason::ServerNamespaceDisconnect));
+            } else {
+                next = next.min(hang_up_ms);
+            }
         }
         self.arm(next);
         Ok(())
@@ -189,9 +206,9 @@ impl Connection {
     }
 
     /// Ends the sessions whose token has expired. Returns when the next one will, on the node's clock.
-    fn expire(&mut self, now: u64) -> Result<Option<u64>, Exit> {
+    fn expire(&mut self, now: u64) -> Option<u64> {
         if self.sessions.iter().all(|session| session.identity.expires_at.is_none()) {
-            return Ok(None);
+            return None;
         }
         let unix = unix_ms();
         let expired =
@@ -199,15 +216,8 @@ impl Connection {
         while let Some(index) = self.sessions.iter().position(expired) {
             self.evict(index, "expired");
         }
-        if self.sessions.is_empty() {
-            return Err(Exit::because(DisconnectReason::ServerNamespaceDisconnect));
-        }
-        Ok(self
-            .sessions
-            .iter()
-            .filter_map(Session::expires_unix_ms)
-            .min()
-            .map(|expires_ms| now + (expires_ms - unix)))
+        let next = self.sessions.iter().filter_map(Session::expires_unix_ms).min();
+        next.map(|expires_ms| now + (expires_ms - unix))
     }
 
     /// Tells the client why and ends the session in its namespace.
@@ -230,6 +240,9 @@ impl Connection {
             Err(error) => tracing::error!(%error, "failed to encode an eviction"),
         }
         self.outbox.push(&Message::packet(socketio::encode::disconnect(parser, namespace), false));
+        if self.sessions.is_empty() {
+            self.hang_up_ms = Some(self.node.clock.now_ms() + HANG_UP_MS);
+        }
     }
 
     /// Whether input must wait.

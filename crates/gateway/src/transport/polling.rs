@@ -43,7 +43,7 @@ pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
     node.engines.insert(id, Engine::Polling(Arc::new(polling)));
     node.metrics.connections_polling.inc();
     let connection = Connection::new(Arc::clone(node), outbox, id, Link::polling(receiver), admitted);
-    node.connections.spawn(connection.run());
+    node.spawn(connection);
     packets(open_packet(node, id, Transport::Polling).into())
 }
 

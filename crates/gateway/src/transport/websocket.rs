@@ -83,7 +83,7 @@ pub(super) fn open(
         Err(refusal) => return refuse(refusal, true),
     };
     let node = Arc::clone(node);
-    let tracker = node.connections.clone();
+    let tracker = node.requests.clone();
     tracker.spawn(async move {
         let Some(raw) = raw(future).await else { return };
         let id = EngineId::random();
@@ -98,7 +98,7 @@ pub(super) fn open(
         let link = Link::websocket(raw.read, raw.unread, max);
         let connection = Connection::new(Arc::clone(&node), outbox, id, link, admitted);
         // A task of its own, which is as small as an idle connection; this one held the upgrade.
-        node.connections.spawn(connection.run());
+        node.spawn(connection);
     });
     response
 }
@@ -109,7 +109,7 @@ pub(super) fn turn_away(node: &Inner, request: Request<Body>) -> Response {
         Ok(switched) => switched,
         Err(refusal) => return refuse(refusal, true),
     };
-    node.connections.spawn(async move {
+    node.requests.spawn(async move {
         if let Some(mut raw) = raw(future).await {
             // Whether the peer still hears it does not matter.
             let _ = raw.write.write_all(&websocket::close(None, "")).await;
@@ -132,7 +132,7 @@ pub(super) fn probe(
         Err(refusal) => return refuse(refusal, true),
     };
     let node = Arc::clone(node);
-    let tracker = node.connections.clone();
+    let tracker = node.requests.clone();
     tracker.spawn(async move {
         let Some(mut raw) = raw(future).await else { return };
         let Some(_upgrading) = Exclusive::claim(&polling.upgrading) else {
