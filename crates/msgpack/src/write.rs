@@ -71,7 +71,7 @@ pub fn str(out: &mut Vec<u8>, value: &str) {
 /// Appends a string of raw bytes, for relaying one that need not be UTF-8.
 ///
 /// # Panics
-/// As [`str`].
+/// As [`str()`].
 pub fn str_bytes(out: &mut Vec<u8>, value: &[u8]) {
     match length(value.len()) {
         fix @ 0..0x20 => out.push(0xa0 | fix.to_be_bytes()[3]),
@@ -83,7 +83,7 @@ pub fn str_bytes(out: &mut Vec<u8>, value: &[u8]) {
 /// Appends binary data.
 ///
 /// # Panics
-/// As [`str`].
+/// As [`str()`].
 pub fn bin(out: &mut Vec<u8>, value: &[u8]) {
     head(out, [0xc4, 0xc5, 0xc6], length(value.len()));
     out.extend_from_slice(value);
@@ -108,7 +108,7 @@ pub fn map(out: &mut Vec<u8>, length: u32) {
 /// Appends an extension value, in the fixed form where its size has one.
 ///
 /// # Panics
-/// As [`str`].
+/// As [`str()`].
 pub fn ext(out: &mut Vec<u8>, kind: i8, data: &[u8]) {
     match data.len() {
         1 => out.push(0xd4),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tidegate_msgpack::write;
 
 use super::{ATTACHMENTS_MAX, Parser};
-use crate::value::{self, wire_to_json_bounded};
+use crate::value::{self, json_len_hint, wire_to_json_bounded};
 
 /// A packet as messages: the head, then the attachments, in this order and with nothing between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +121,8 @@ fn text(
     id: Option<u64>,
     data: Option<&[u8]>,
 ) -> Result<Encoded, value::Error> {
-    // A type, two separators and an id take at most 19 bytes.
-    let mut out = Vec::with_capacity(20 + namespace.len());
+    // A type, a count, two separators and an id take at most 21 bytes.
+    let mut out = Vec::with_capacity(21 + namespace.len() + data.map_or(0, json_len_hint));
     out.push(types[0]);
     if namespace != "/" && !namespace.is_empty() {
         out.extend_from_slice(namespace.as_bytes());

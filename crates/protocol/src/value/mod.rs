@@ -41,7 +41,7 @@ use extension::Extension;
 pub(crate) use json::Draft;
 pub use json::json_to_wire;
 pub use text::wire_to_json;
-pub(crate) use text::wire_to_json_bounded;
+pub(crate) use text::{json_len_hint, wire_to_json_bounded};
 
 /// How many arrays and objects may be nested in a value that a peer sends.
 ///

@@ -27,13 +27,18 @@ pub(crate) fn wire_to_json_bounded(
     attachments: &mut Vec<Bytes>,
     attachments_max: usize,
 ) -> Result<(), Error> {
-    // What a message of small values takes; long strings and numbers are about as long in both.
-    out.reserve(wire.len() + wire.len() / 4);
+    out.reserve(json_len_hint(wire));
     let mut printer = Printer { wire: Reader::new(wire), out, attachments, attachments_max };
     if let Printed::Undefined = printer.value(0)? {
         printer.out.extend_from_slice(b"null");
     }
     if printer.wire.is_empty() { Ok(()) } else { Err(Malformed::Trailing.into()) }
+}
+
+/// How long the JSON text of a value is likely to be: quotes, commas and colons add about a third to a message of
+/// short strings and small numbers.
+pub(crate) fn json_len_hint(wire: &[u8]) -> usize {
+    wire.len() + wire.len() / 2
 }
 
 struct Printer<'a> {
