@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tidegate_protocol::engineio::Transport;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::endpoint::Endpoint;
-use crate::engine::Engine;
 use crate::error::Error;
+use crate::namespace::Joining;
+use crate::opening;
 use crate::options::Options;
-use crate::session::{Command, Joining, Session};
+use crate::session::{Command, Session};
 use crate::socket::{Signal, Socket, State};
 use crate::value::Value;
 
@@ -32,18 +33,8 @@ pub struct Client {
     connect_timeout: Duration,
     events_max: usize,
     first: Socket,
-    task: Task,
-}
-
-#[derive(Debug)]
-struct Task(Option<JoinHandle<()>>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
+    /// One task. Dropping the set stops it.
+    task: JoinSet<()>,
 }
 
 impl Client {
@@ -56,12 +47,13 @@ impl Client {
         let endpoint = Arc::new(Endpoint::new(&options)?);
         let (limit, events_max, auth) = (options.connect_timeout, options.events_max, options.auth.clone());
         let attempt = async {
-            let engine = Engine::open(&endpoint, &options).await?;
+            let engine = opening::open(&endpoint, &options).await?;
             let (commands, inbound) = mpsc::channel(COMMANDS_MAX);
             let (transport_changed, transport) = watch::channel(engine.transport());
             let session =
                 Session::new(endpoint.clone(), options, inbound, commands.downgrade(), transport_changed);
-            let task = Task(Some(tokio::spawn(session.run(engine))));
+            let mut task = JoinSet::new();
+            task.spawn(session.run(engine));
             let first = join(&commands, namespace, auth, events_max).await?;
             Ok(Client { commands, transport, connect_timeout: limit, events_max, first, task })
         };
@@ -111,20 +103,14 @@ impl Client {
     pub async fn close(mut self) {
         // The task is gone if the command cannot be sent.
         let _ = timeout(CLOSE_LIMIT, self.commands.send(Command::Close)).await;
-        if let Some(mut task) = self.task.0.take()
-            && timeout(CLOSE_LIMIT, &mut task).await.is_err()
-        {
-            task.abort();
-            let _ = task.await;
+        if timeout(CLOSE_LIMIT, self.task.join_next()).await.is_err() {
+            self.task.shutdown().await;
         }
     }
 
     /// Drops the transport without a goodbye, as a crash would, and waits for the task.
     pub async fn abort(mut self) {
-        if let Some(task) = self.task.0.take() {
-            task.abort();
-            let _ = task.await;
-        }
+        self.task.shutdown().await;
     }
 }
 

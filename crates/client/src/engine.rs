@@ -1,21 +1,16 @@
-//! An Engine.IO session: the handshake, either transport, the upgrade between them and the heartbeat.
+//! An Engine.IO session once it is open: either transport, the upgrade between them and the heartbeat.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
 use tidegate_protocol::engineio::{Opened, Packet, Transport as Kind, decode_text, payload};
 use tidegate_protocol::socketio::{Encoded, Head};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::endpoint::Endpoint;
 use crate::error::{Error, Reason};
-use crate::http::Http;
-use crate::options::{Options, Transports};
 use crate::polling::{Brought, Polling};
 use crate::websocket::{Frame, WebSocket};
 
@@ -61,12 +56,12 @@ pub(crate) struct Engine {
     lost: Option<Reason>,
 }
 
-enum Transport {
+pub(crate) enum Transport {
     Polling(Polling),
     WebSocket(WebSocket),
 }
 
-enum Upgrade {
+pub(crate) enum Upgrade {
     /// Not wanted, not offered, done or failed.
     Off,
     /// The probe is on its way, while polling goes on.
@@ -92,15 +87,7 @@ pub(crate) enum Arrival {
 }
 
 impl Engine {
-    /// Opens a session. The caller limits the time.
-    pub(crate) async fn open(endpoint: &Arc<Endpoint>, options: &Options) -> Result<Engine, Error> {
-        match options.transports {
-            Transports::WebSocket => open_websocket(endpoint, options).await,
-            Transports::Polling | Transports::Default => open_polling(endpoint, options).await,
-        }
-    }
-
-    fn new(opened: &Opened, transport: Transport, upgrade: Upgrade) -> Engine {
+    pub(crate) fn new(opened: &Opened, transport: Transport, upgrade: Upgrade) -> Engine {
         let patience = Duration::from_millis(opened.ping_interval_ms.saturating_add(opened.ping_timeout_ms));
         Engine {
             transport,
@@ -276,7 +263,7 @@ impl Engine {
         Ok(())
     }
 
-    fn arrived(&mut self, arrival: Option<Arrival>) -> Result<(), Reason> {
+    pub(crate) fn arrived(&mut self, arrival: Option<Arrival>) -> Result<(), Reason> {
         match arrival {
             None => Ok(()),
             Some(Arrival::Message(message)) => {
@@ -314,7 +301,7 @@ pub(crate) fn arrival(frame: Frame<'_>) -> Option<Arrival> {
     }
 }
 
-fn arrival_of(packet: Packet<'_>) -> Option<Arrival> {
+pub(crate) fn arrival_of(packet: Packet<'_>) -> Option<Arrival> {
     match packet {
         Packet::Text(text) => Some(Arrival::Message(Message::Text(text.to_owned()))),
         Packet::Ping(_) => Some(Arrival::Ping),
@@ -324,92 +311,4 @@ fn arrival_of(packet: Packet<'_>) -> Option<Arrival> {
         Packet::Open(json) => Some(Arrival::Open(json.to_owned())),
         Packet::Upgrade => Some(Arrival::Illegal),
     }
-}
-
-async fn open_polling(endpoint: &Arc<Endpoint>, options: &Options) -> Result<Engine, Error> {
-    // Base64 and separators make a body larger than the messages in it.
-    let answer_bytes_max = options.message_bytes_max.saturating_mul(2);
-    let mut http = Http::new(endpoint.clone(), answer_bytes_max);
-    let body = http.exchange(Method::GET, &endpoint.target(Kind::Polling, None), Bytes::new()).await?;
-    let body = std::str::from_utf8(&body).map_err(|_| Error::Protocol("handshake is not text".to_owned()))?;
-    let mut pieces = payload::decode(body);
-    let opened = match pieces.next().transpose()? {
-        Some(payload::Piece::Packet(Packet::Open(json))) => read_open(json)?,
-        _ => return Err(Error::Protocol("first packet is not open".to_owned())),
-    };
-
-    let body_bytes_max = usize::try_from(opened.max_payload).unwrap_or(usize::MAX);
-    let target = endpoint.target(Kind::Polling, Some(&opened.sid));
-    let polling = Polling::new(endpoint, http, target, body_bytes_max, answer_bytes_max);
-    let offered = opened.upgrades.iter().any(|name| name == Kind::WebSocket.as_str());
-    let upgrade = if options.transports == Transports::Default && offered {
-        Upgrade::Probing(Box::pin(probe(endpoint.clone(), opened.sid.clone(), options.clone())))
-    } else {
-        Upgrade::Off
-    };
-    let mut engine = Engine::new(&opened, Transport::Polling(polling), upgrade);
-    for piece in pieces {
-        let arrival = match piece? {
-            payload::Piece::Packet(packet) => arrival_of(packet),
-            payload::Piece::Binary(bytes) => Some(Arrival::Message(Message::Binary(bytes))),
-        };
-        engine.arrived(arrival).map_err(|reason| Error::Protocol(reason.to_string()))?;
-    }
-    Ok(engine)
-}
-
-async fn open_websocket(endpoint: &Arc<Endpoint>, options: &Options) -> Result<Engine, Error> {
-    let (websocket, opened, early) = websocket_session(endpoint, options.message_bytes_max).await?;
-    let mut engine = Engine::new(&opened, Transport::WebSocket(websocket), Upgrade::Off);
-    for arrival in early {
-        engine.arrived(arrival).map_err(|reason| Error::Protocol(reason.to_string()))?;
-    }
-    Ok(engine)
-}
-
-/// Opens a WebSocket, takes the open packet and keeps what came right behind it.
-pub(crate) async fn websocket_session(
-    endpoint: &Endpoint,
-    message_bytes_max: usize,
-) -> Result<(WebSocket, Opened, VecDeque<Option<Arrival>>), Error> {
-    let mut arrivals = VecDeque::new();
-    let target = endpoint.target(Kind::WebSocket, None);
-    let mut websocket =
-        WebSocket::connect(endpoint, &target, message_bytes_max, |frame| arrivals.push_back(arrival(frame)))
-            .await?;
-    loop {
-        match arrivals.pop_front() {
-            Some(Some(Arrival::Open(json))) => return Ok((websocket, read_open(&json)?, arrivals)),
-            Some(_) => return Err(Error::Protocol("first packet is not open".to_owned())),
-            None => {
-                let read = websocket.read(|frame| arrivals.push_back(arrival(frame)));
-                read.await.map_err(|reason| Error::Protocol(format!("handshake: {reason}")))?;
-            }
-        }
-    }
-}
-
-fn read_open(json: &str) -> Result<Opened, Error> {
-    Opened::decode(json).map_err(|error| Error::Protocol(error.to_string()))
-}
-
-/// Opens a WebSocket for a polling session and has it confirmed.
-async fn probe(endpoint: Arc<Endpoint>, sid: String, options: Options) -> Result<WebSocket, Error> {
-    let attempt = async {
-        let target = endpoint.target(Kind::WebSocket, Some(&sid));
-        let mut answer = None;
-        let is_confirmed = |frame: Frame<'_>| Some(matches!(frame, Frame::Text("3probe")));
-        let mut websocket = WebSocket::connect(&endpoint, &target, options.message_bytes_max, |_| ()).await?;
-        websocket.push_text("2probe");
-        while answer.is_none() {
-            let read = websocket.read(|frame| answer = is_confirmed(frame));
-            read.await.map_err(|reason| Error::Protocol(format!("probe: {reason}")))?;
-        }
-        match answer {
-            Some(true) => Ok(websocket),
-            _ => Err(Error::Protocol("probe was answered with something else".to_owned())),
-        }
-    };
-    let limit = options.connect_timeout;
-    timeout(limit, attempt).await.unwrap_or(Err(Error::Timeout { limit }))
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tidegate_protocol::{engineio, socketio};
 
-use crate::value::{Value, ValueError};
+use crate::value::Value;
+use crate::value::wire::ValueError;
 
 /// Why something a client was asked to do did not happen.
 #[derive(Debug, thiserror::Error)]

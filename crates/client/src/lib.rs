@@ -8,9 +8,9 @@
 //! - [`raw::Connection`] is one WebSocket and one namespace without a task, a timer or a buffer of its own, for
 //!   programs that hold thousands of them.
 //!
-//! Layout: `value` is what an event carries; `http` and `websocket` are the bare transports; `polling` and
-//! `engine` make an Engine.IO session of them, upgrade and heartbeat included; `session` is the client's task;
-//! `client` and `socket` are its handles.
+//! Layout: `value` is what an event carries; `http` and `websocket` are the bare transports; `polling`, `opening`
+//! and `engine` make an Engine.IO session of them, upgrade and heartbeat included; `session` is the client's task
+//! and `namespace` one of its namespaces; `client` and `socket` are its handles.
 //!
 //! Absent on purpose: TLS, compression, connection state recovery and a buffer for events emitted while
 //! disconnected. Emitting then is an error, so that a test sees it.
@@ -20,6 +20,8 @@ mod endpoint;
 mod engine;
 mod error;
 mod http;
+mod namespace;
+mod opening;
 mod options;
 mod polling;
 pub mod raw;
@@ -33,4 +35,5 @@ pub use error::{Error, Reason};
 pub use options::{Options, Reconnect, Transports};
 pub use socket::{AckHandle, Event, Signal, Socket};
 pub use tidegate_protocol::socketio::Parser;
-pub use value::{Value, ValueError};
+pub use value::Value;
+pub use value::wire::ValueError;

@@ -10,10 +10,12 @@ use tidegate_protocol::socketio::encode::{self, Encoded};
 use tidegate_protocol::socketio::{Decoder, Head, Packet, Parser};
 
 use crate::endpoint::Endpoint;
-use crate::engine::{Arrival, Message as Owned, websocket_session};
+use crate::engine::{Arrival, Message as Owned};
 use crate::error::{Error, Reason};
+use crate::opening::websocket_session;
 use crate::options::Options;
-use crate::value::{Value, connect_error, encode_event};
+use crate::value::Value;
+use crate::value::wire::{connect_error, encode_event};
 use crate::websocket::{Frame, WebSocket};
 
 /// A server's address, shared by the connections to it.
@@ -109,6 +111,14 @@ impl Connection {
         self.push(encode::event(self.parser, namespace, id, &encode_event(event, args)));
     }
 
+    /// Puts a message of any content behind what is already waiting: for what a well-behaved client never sends.
+    pub fn push_message(&mut self, message: Message<'_>) {
+        match message {
+            Message::Text(packet) => self.websocket.push_text(&format!("4{packet}")),
+            Message::Binary(bytes) => self.websocket.push_binary(bytes),
+        }
+    }
+
     /// Hands over everything that waits to be sent. Cancel safe.
     ///
     /// # Errors
@@ -155,10 +165,9 @@ impl Connection {
         let packet = packet.expect("what this crate encodes is wire form");
         match packet.head {
             Head::Text(text) => {
-                let text = String::from_utf8_lossy(&text);
-                self.websocket.push_text(&format!("4{text}"));
+                self.push_message(Message::Text(&String::from_utf8_lossy(&text)));
             }
-            Head::Binary(bytes) => self.websocket.push_binary(&bytes),
+            Head::Binary(bytes) => self.push_message(Message::Binary(&bytes)),
         }
         for attachment in packet.attachments {
             self.websocket.push_binary(&attachment);

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use tidegate_protocol::engineio::Transport;
 use tidegate_protocol::socketio::encode;
 use tidegate_protocol::socketio::{Decoder, Packet, Violation};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::client::SIGNALS_RESERVED;
 use crate::endpoint::Endpoint;
 use crate::engine::{Engine, Message};
 use crate::error::{Error, Reason};
+use crate::namespace::{Answer, Joining, Namespace};
+use crate::opening;
 use crate::options::Options;
 use crate::socket::{AckHandle, Event, Signal, State};
-use crate::value::{Value, connect_error, decode_args};
+use crate::value::Value;
+use crate::value::wire::{connect_error, decode_args};
 use crate::websocket::random_bytes;
-
-type Answer = oneshot::Sender<Result<Vec<Value>, Error>>;
 
 /// What the handles ask for.
 #[derive(Debug)]
@@ -28,29 +29,6 @@ pub(crate) enum Command {
     Emit { namespace: String, data: Vec<u8>, answer: Option<Answer> },
     Ack { namespace: String, id: u64, data: Vec<u8> },
     Close,
-}
-
-/// A namespace to be joined.
-#[derive(Debug)]
-pub(crate) struct Joining {
-    pub(crate) namespace: String,
-    pub(crate) auth: Option<Vec<u8>>,
-    pub(crate) signal: mpsc::Sender<Signal>,
-    pub(crate) state: watch::Sender<State>,
-    pub(crate) answer: oneshot::Sender<Result<(), Error>>,
-}
-
-/// A namespace that is joined or being joined.
-struct Namespace {
-    auth: Option<Vec<u8>>,
-    signal: mpsc::Sender<Signal>,
-    state: watch::Sender<State>,
-    /// Who waits for the first answer to CONNECT.
-    joining: Option<oneshot::Sender<Result<(), Error>>>,
-    ack_next: u64,
-    acks: HashMap<u64, Answer>,
-    /// When `acks` holds this many, those nobody waits for any more are dropped.
-    acks_sweep_at: usize,
 }
 
 /// Why the transport is no longer used.
@@ -111,10 +89,11 @@ impl Session {
                     },
                 },
                 End::Unread => {
+                    self.end_all(Reason::EventsUnread);
                     if let Some(unread) = engine.take() {
                         unread.close().await;
                     }
-                    return self.end_all(Reason::EventsUnread);
+                    return;
                 }
                 End::Lost(reason) => {
                     engine = None;
@@ -294,7 +273,7 @@ impl Session {
         let limit = self.options.connect_timeout;
         let (endpoint, options) = (self.endpoint.clone(), self.options.clone());
         let attempt = async move {
-            timeout(limit, Engine::open(&endpoint, &options)).await.unwrap_or(Err(Error::Timeout { limit }))
+            timeout(limit, opening::open(&endpoint, &options)).await.unwrap_or(Err(Error::Timeout { limit }))
         };
         self.meanwhile(attempt).await
     }
@@ -340,17 +319,9 @@ impl Session {
             let _ = joining.answer.send(Err(twice));
             return None;
         }
-        let namespace = Namespace {
-            auth: joining.auth,
-            signal: joining.signal,
-            state: joining.state,
-            joining: Some(joining.answer),
-            ack_next: 0,
-            acks: HashMap::new(),
-            acks_sweep_at: 1024,
-        };
-        self.namespaces.insert(joining.namespace.clone(), namespace);
-        Some(joining.namespace)
+        let (name, namespace) = Namespace::new(joining);
+        self.namespaces.insert(name.clone(), namespace);
+        Some(name)
     }
 
     /// Ends one namespace; false if there is none of that name.
@@ -391,40 +362,6 @@ impl Session {
     fn say_goodbye(&mut self, engine: &mut Engine) {
         for name in self.namespaces.keys() {
             engine.send(encode::disconnect(self.options.parser, name));
-        }
-    }
-}
-
-impl Namespace {
-    /// Hands something over. The room for it was checked or reserved; a handle that is gone misses nothing.
-    fn signal(&self, signal: Signal) {
-        let _ = self.signal.try_send(signal);
-    }
-
-    fn expect_ack(&mut self, answer: Answer) -> u64 {
-        if self.acks.len() >= self.acks_sweep_at {
-            self.acks.retain(|_, answer| !answer.is_closed());
-            self.acks_sweep_at = (self.acks.len() * 2).max(1024);
-        }
-        let id = self.ack_next;
-        self.ack_next += 1;
-        self.acks.insert(id, answer);
-        id
-    }
-
-    fn disconnect(&mut self, state: State, reason: Reason) {
-        // Nobody gets an answer twice, and a second loss in a row is no news.
-        for (_, answer) in self.acks.drain() {
-            let _ = answer.send(Err(Error::Disconnected(reason)));
-        }
-        let was = self.state.send_replace(state.clone());
-        if matches!(was, State::Connected { .. }) {
-            self.signal(Signal::Disconnected(reason));
-        }
-        if matches!(state, State::Ended(_))
-            && let Some(joining) = self.joining.take()
-        {
-            let _ = joining.send(Err(Error::Disconnected(reason)));
         }
     }
 }

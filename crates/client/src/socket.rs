@@ -7,7 +7,8 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Reason};
 use crate::session::Command;
-use crate::value::{Value, encode_args, encode_event};
+use crate::value::Value;
+use crate::value::wire::{encode_args, encode_event};
 
 /// An event from the server.
 #[derive(Debug)]
