@@ -18,6 +18,7 @@ export CARGO_TARGET_DIR="$PWD/target"
 cargo build --quiet --release --target "$triple"
 
 if [ $# -eq 0 ]; then
+    # shellcheck disable=SC2046 # Target names hold no spaces.
     set -- $(sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"$/\1/p' Cargo.toml)
 fi
 
