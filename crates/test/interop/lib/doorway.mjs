@@ -9,10 +9,11 @@ export async function openDoorway(stage, target) {
     const far = net.connect(doorway.target, '127.0.0.1');
     for (const [socket, other] of [[near, far], [far, near]]) {
       links.add(socket);
+      // What was read before the end still reaches the other side, as through any proxy; only a failure cuts it off.
       socket.on('error', () => other.destroy());
       socket.on('close', () => {
         links.delete(socket);
-        other.destroy();
+        other.end();
       });
       socket.pipe(other);
     }

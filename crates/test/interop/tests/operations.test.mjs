@@ -279,11 +279,13 @@ describe('bad input', { skip: TIDEGATE_ONLY }, () => {
         socket.emit('whatever without an ack');
       });
 
-      test('missing data is null', async () => {
+      test('missing data is null, as an absent argument is', async () => {
         const heard = inbox(member);
         await ask(member, 'join', 'missing');
-        assert.equal((await ask(socket, 'publish', { room: 'missing' })).ok, true);
-        assert.equal((await heard.next())[0], null);
+        for (const argument of [{ room: 'missing' }, { room: 'missing', data: undefined }, { room: 'missing', data: null }]) {
+          assert.equal((await ask(socket, 'publish', argument)).ok, true);
+          assert.equal((await heard.next())[0], null);
+        }
         member.off('message');
       });
     });

@@ -67,6 +67,17 @@ const VALUES = {
   'map with a type': { type: 2, data: ['x'], nsp: '/' },
 };
 
+/**
+ * What the stock adapter's encoder corrupts on its way between two stock servers: numbers beyond 64 bits become
+ * others, lone surrogates become other characters. Numbers must arrive as they were sent; a lone surrogate, which no
+ * UTF-8 can carry, arrives as the replacement character. A MessagePack client corrupts them itself before it sends.
+ */
+const CORRECTED = {
+  'beyond safe integers': VALUES['beyond safe integers'],
+  fractions: VALUES.fractions,
+  'lone surrogates': VALUES['lone surrogates'].map((text) => text.toWellFormed()),
+};
+
 /** What each receiver got, `results[from][to][name]`. */
 async function exchange(publishers, members) {
   const inboxes = {};
@@ -129,7 +140,8 @@ describe('values cross as they do through stock servers', () => {
         test(`${from} to ${to} over ${transport}`, async (t) => {
           for (const name of Object.keys(VALUES)) {
             await t.test(name, () => {
-              assert.deepStrictEqual(results[transport][from][to][name], results.stock[from][to][name]);
+              const corrected = !IS_STOCK && from === 'default' && Object.hasOwn(CORRECTED, name);
+              assert.deepStrictEqual(results[transport][from][to][name], corrected ? CORRECTED[name] : results.stock[from][to][name]);
             });
           }
         });
@@ -161,10 +173,11 @@ for (const [name, options] of Object.entries(PARSERS)) {
       assert.equal((await ask(chat, 'join', 'r')).ok, true);
       assert.equal((await ask(root, 'join', 7)).error.code, 'bad_request');
       assert.equal((await ask(chat, 'whatever', { any: 'thing' })).error.code, 'no_handler');
+      const news = inbox(chat, 'news');
       const { ok, id } = await ask(chat, 'publish', { room: 'r', event: 'news', data: 1, echo: true });
       assert.equal(ok, true);
       assert.equal(typeof id, 'string');
-      chat.once('news', (...args) => assert.equal(args[1].id, id));
+      assert.equal((await news.next())[1].id, id);
       await ask(chat, 'publish', { room: 'r', data: 'last', echo: true });
       assert.equal((await heard.next())[0], 'last');
     }
