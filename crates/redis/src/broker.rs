@@ -67,6 +67,7 @@ impl RedisBroker {
         let standing = Arc::new(Standing::new(Arc::clone(&subscriber)));
         let (intake, deliveries) = inbound::queues(node_channel.clone(), &standing, &subscriber);
         let (sessions, sessions_seen) = watch::channel(Some(first.clone()));
+        subscriber.link(true);
         let (progress, mut progressed) = watch::channel(Progress::Connecting);
 
         let tasks = TaskTracker::new();

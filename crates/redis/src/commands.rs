@@ -38,12 +38,11 @@ pub(crate) struct CommandLink {
 }
 
 impl CommandLink {
-    /// Runs until `cancel`. Every failure of Redis is an outage to be ended here; there is nothing else that fails.
+    /// Runs until `cancel`, beginning with `first`, which is known already. Every failure of Redis is an outage to
+    /// be ended here; there is nothing else that fails.
     pub(crate) async fn run(self, first: Session, cancel: CancellationToken) {
         let mut session = first;
         loop {
-            self.sessions.send_replace(Some(session.clone()));
-            self.subscriber.link(true);
             let stopped = tokio::select! {
                 reason = watch_over(&session, self.ping_timeout, &*self.subscriber) => {
                     tracing::warn!(redis = self.server.masked(), reason, "lost the command connection");
@@ -65,6 +64,8 @@ impl CommandLink {
             };
             tracing::info!(redis = self.server.masked(), "restored the command connection");
             session = reconnected;
+            self.sessions.send_replace(Some(session.clone()));
+            self.subscriber.link(true);
         }
     }
 

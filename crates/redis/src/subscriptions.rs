@@ -271,8 +271,14 @@ impl SubscriptionLink {
     /// Connects, restores, and follows what is wanted until the connection breaks; returns why it did.
     async fn serve(&self, feed: &Arc<Feed>, generation: u64, backoff: &mut Backoff) -> String {
         let on_push = {
-            let feed = Arc::clone(feed);
-            move |info| feed.push(info)
+            // Weak, since the library drops the connection's task, and this with it, only some time after the
+            // connection; a closed broker must not keep its subscriber that long.
+            let feed = Arc::downgrade(feed);
+            move |info| {
+                if let Some(feed) = feed.upgrade() {
+                    feed.push(info);
+                }
+            }
         };
         let connection = match self.server.open(Role::Subscription, on_push).await {
             Ok(connection) => connection,

@@ -1,1 +1,4 @@
 //! tidegate-test.
+
+pub mod broker_suite;
+pub mod redis_server;

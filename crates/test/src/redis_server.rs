@@ -1,0 +1,187 @@
+//! A real `redis-server` for one test.
+
+use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to answer. It takes some 30 ms; the rest is for a machine that is busy compiling.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Ports below the ephemeral range: a client that retries a closed port from that range may connect to itself.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A server on a loopback port of its own, without persistence. It is killed when dropped.
+#[derive(Debug)]
+pub struct RedisServer {
+    port: u16,
+    directory: PathBuf,
+    child: Child,
+}
+
+impl RedisServer {
+    /// Starts `redis-server`, or what the environment variable `REDIS_SERVER` names, such as a `valkey-server`.
+    ///
+    /// # Panics
+    /// When there is none, or it does not come up: a suite without its server has proven nothing.
+    #[must_use]
+    pub fn start() -> Self {
+        for _ in 0..20 {
+            let port = next_port();
+            let directory =
+                std::env::temp_dir().join(format!("tidegate-redis-{}-{port}", std::process::id()));
+            fs::create_dir_all(&directory).expect("a temporary directory can be made");
+            let mut server = Self { port, child: spawn(port, &directory), directory };
+            if server.wait_until_up() {
+                return server;
+            }
+        }
+        panic!("redis-server did not come up on any of twenty ports");
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection for the test's own questions.
+    ///
+    /// # Panics
+    /// When the server is down.
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("the url is well formed");
+        // The default of half a second is short for a machine that compiles beside the test.
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(START_TIMEOUT))
+            .set_response_timeout(Some(START_TIMEOUT));
+        client.get_multiplexed_async_connection_with_config(&config).await.expect("the server is up")
+    }
+
+    /// Asks one question, such as `["PUBSUB", "CHANNELS"]`.
+    ///
+    /// # Panics
+    /// When the server refuses it or the answer has another type.
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut connection = self.connection().await;
+        let mut question = redis::cmd(command[0]);
+        question.arg(&command[1..]);
+        question.query_async(&mut connection).await.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// SIGKILL: connections are reset, everything is forgotten.
+    ///
+    /// # Panics
+    /// When the process cannot be killed.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the child is ours to kill");
+        self.child.wait().expect("a killed child can be waited for");
+    }
+
+    /// Starts a new server on the same port, after [`RedisServer::kill`].
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn restart(&mut self) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline {
+            self.child = spawn(self.port, &self.directory);
+            if self.wait_until_up() {
+                return;
+            }
+        }
+        panic!("redis-server did not come up again on port {}", self.port);
+    }
+
+    /// SIGSTOP: the server stops answering, and its connections stay open.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {signal} failed");
+    }
+
+    /// False when the process ended before it answered, most likely because the port is taken.
+    fn wait_until_up(&mut self) -> bool {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline {
+            if self.answers() {
+                return true;
+            }
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    /// Whether this very process answers on the port, and not another that was faster.
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let process = format!("process_id:{}\r\n", self.child.id());
+        ask().is_ok_and(|answer| answer.contains(&process))
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // It may have been killed before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn next_port() -> u16 {
+    // Test processes run side by side, so each begins somewhere else.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = NEXT.fetch_add(1, Ordering::Relaxed);
+    let random = RandomState::new().hash_one((std::process::id(), count));
+    PORTS.start
+        + u16::try_from(random % u64::from(PORTS.end - PORTS.start)).expect("less than the range is long")
+}
+
+fn spawn(port: u16, directory: &PathBuf) -> Child {
+    let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let spawned = Command::new(&program)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    match spawned {
+        Ok(child) => child,
+        Err(error) if error.kind() == ErrorKind::NotFound => panic!(
+            "{program} was not found. These tests run against a real server and are never skipped: install one \
+             (on Debian: apt-get install redis-server), or name it in REDIS_SERVER"
+        ),
+        Err(error) => panic!("failed to start {program}: {error}"),
+    }
+}
