@@ -189,6 +189,7 @@ fn checked<'a>(field: &str, text: &'a str, limits: &NameLimits) -> Result<&'a st
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+    use proptest::prelude::*;
     use tidegate_msgpack::write;
 
     use super::*;
@@ -254,6 +255,23 @@ mod tests {
     fn a_payload_that_is_no_map_is_a_bad_request() {
         for auth in [&b"\x01"[..], b"", b"\x81\xa4user"] {
             assert_eq!(open(Some(auth)).unwrap_err().code, ErrorCode::BadRequest);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_panics(auth in proptest::collection::vec(any::<u8>(), 0..64)) {
+            // Whatever it is, it is an identity or a refusal that blames the client.
+            if let Err(refused) = open(Some(&auth)) {
+                prop_assert_eq!(refused.code, ErrorCode::BadRequest);
+            }
+        }
+
+        #[test]
+        fn names_come_through_as_they_were_sent(user in "\\PC{1,2}", device in "\\PC{1,2}") {
+            let identity = open(Some(&payload(&[("device", Some(&device)), ("user", Some(&user))]))).unwrap();
+            prop_assert_eq!(identity.user.as_deref(), Some(user.as_str()));
+            prop_assert_eq!(&*identity.device, device.as_str());
         }
     }
 }
