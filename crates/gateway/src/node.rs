@@ -486,7 +486,7 @@ impl Node {
 const PACE_STEP: Duration = Duration::from_millis(10);
 
 /// How long the last answers of a drain may take to leave.
-const REQUESTS_TIMEOUT: Duration = Duration::from_millis(500);
+const REQUESTS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Share of the drain's timeout in which connections are closed; the rest is for their last bytes.
 const PACE_SHARE: f64 = 0.8;
