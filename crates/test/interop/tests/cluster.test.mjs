@@ -24,6 +24,13 @@ async function inOneProcess(stage) {
   return { urls: subject.urls, nodes: [subject] };
 }
 
+/** The same, meeting over Redis. */
+async function inOneProcessOverRedis(stage) {
+  const redis = await startRedis(stage);
+  const subject = await startTidegate(stage, { nodes: 3, redis });
+  return { urls: subject.urls, nodes: [subject] };
+}
+
 /** The stock adapter subscribes nobody in time for an acknowledgement across nodes; wait until a message arrives. */
 async function warm(member, publisher, room) {
   if (!IS_STOCK) return;
@@ -35,7 +42,7 @@ async function warm(member, publisher, room) {
   });
 }
 
-const CLUSTERS = { 'two processes over Redis': overRedis, ...(IS_STOCK ? {} : { 'three nodes in one process': inOneProcess }) };
+const CLUSTERS = { 'two processes over Redis': overRedis, ...(IS_STOCK ? {} : { 'three nodes in one process': inOneProcess, 'three nodes in one process over Redis': inOneProcessOverRedis }) };
 
 for (const [name, build] of Object.entries(CLUSTERS)) {
   describe(name, () => {
@@ -131,6 +138,49 @@ for (const [name, build] of Object.entries(CLUSTERS)) {
       assert.deepEqual((await atPacked.next())[0], data);
       await ask(packed, 'publish', { room: 'r', data });
       assert.deepEqual((await atText.next())[0], data);
+    });
+
+    test('room names are names: no character in them is special', { skip: TIDEGATE_ONLY }, async (t) => {
+      const stage = stageOf(t);
+      const { urls } = await build(stage);
+      const publisher = await connect(stage, urls[0], WEBSOCKET);
+      const rooms = ['a', 'ab', 'a*', '*', '?', '[ab]', 'a#b', '#', '\\', 'a b', ' ', '日本😀', '{tag}', 'a\nb', '\u0000', 'constructor', '__proto__'];
+      const members = await Promise.all(rooms.map(() => connect(stage, urls[1], WEBSOCKET)));
+      const inboxes = members.map((member) => inbox(member));
+      for (const [i, member] of members.entries()) assert.equal((await ask(member, 'join', rooms[i])).ok, true, rooms[i]);
+      for (const room of rooms) assert.equal((await ask(publisher, 'publish', { room, data: room })).ok, true, room);
+      await ask(publisher, 'broadcast', { data: 'fence' });
+      for (const [i, heard] of inboxes.entries()) {
+        const [got, meta] = await heard.next(`room ${rooms[i]}`);
+        assert.equal(got, rooms[i]);
+        assert.equal(meta.room, rooms[i]);
+        assert.equal((await heard.next())[0], 'fence');
+      }
+    });
+
+    test('a room and a namespace that share a channel do not share their messages, nor its subscription', { skip: TIDEGATE_ONLY }, async (t) => {
+      // Room `b` of `/a` and the whole of `/a#b` both travel on `socket.io#/a#b#`.
+      const stage = stageOf(t);
+      const { urls } = await build(stage);
+      const [publisher, member] = [await connect(stage, urls[0], WEBSOCKET), await connect(stage, urls[1], WEBSOCKET)];
+      const [pa, pab, ma, mab] = [publisher.io.socket('/a'), publisher.io.socket('/a#b'), member.io.socket('/a'), member.io.socket('/a#b')];
+      await Promise.all([pa, pab, ma, mab].map((socket) => connected(socket)));
+      const [atA, atAb] = [inbox(ma), inbox(mab)];
+      await ask(ma, 'join', 'b');
+      await ask(pa, 'publish', { room: 'b', data: 'room' });
+      await ask(pab, 'broadcast', { data: 'namespace' });
+      assert.equal((await atA.next())[0], 'room');
+      assert.equal((await atAb.next())[0], 'namespace');
+      await ask(ma, 'leave', 'b');
+      await ask(pab, 'broadcast', { data: 'still there' });
+      assert.equal((await atAb.next())[0], 'still there');
+      await ask(ma, 'join', 'b');
+      mab.disconnect();
+      pab.disconnect();
+      await ask(ma, 'heartbeat');
+      await ask(pa, 'publish', { room: 'b', data: 'room again' });
+      assert.equal((await atA.next())[0], 'room again');
+      assert.equal(atA.waiting + atAb.waiting, 0);
     });
 
     test('a thousand rooms, each with a member of its own', { skip: TIDEGATE_ONLY }, async (t) => {

@@ -230,3 +230,20 @@ test('a client refused with 503 comes back by itself', { skip: TIDEGATE_ONLY }, 
   first.socket.close();
   await until('it is let in', () => waiting.connected);
 });
+
+test('connections_per_ip_max counts the address a trusted proxy names, and nobody else’s word', { skip: TIDEGATE_ONLY }, async (t) => {
+  const stage = stageOf(t);
+  const limits = { limits: { connections_per_ip_max: 1 } };
+  const from = (address) => ({ headers: { 'x-forwarded-for': address } });
+  const trusting = await startSubject(stage, { settings: { ...limits, server: { trusted_proxies: ['127.0.0.0/8'] } } });
+  const open = async (subject, options) => (await request(address(subject.url, { transport: 'polling' }), options)).status;
+  assert.equal(await open(trusting, from('203.0.113.1')), 200);
+  assert.equal(await open(trusting, from('203.0.113.2')), 200);
+  assert.equal(await open(trusting, from('203.0.113.1')), 503);
+  assert.equal(await open(trusting, from('198.51.100.9, 203.0.113.2')), 503, 'the last untrusted hop counts, not what the client wrote before it');
+  assert.equal(await open(trusting, from('203.0.113.3, 127.0.0.5')), 200, 'trusted hops are skipped');
+
+  const wary = await startSubject(stage, { settings: limits });
+  assert.equal(await open(wary, from('203.0.113.1')), 200);
+  assert.equal(await open(wary, from('203.0.113.2')), 503);
+});

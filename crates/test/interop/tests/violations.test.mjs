@@ -154,6 +154,27 @@ describe('violations', () => {
     });
   }
 
+  test('a hundred levels of nesting pass; a hundred thousand end that connection at most', async () => {
+    const nested = (depth) => `427["heartbeat",${'['.repeat(depth)}${']'.repeat(depth)}]`;
+    const frames = await connectFrames(stage, subject.url);
+    frames.send(nested(100));
+    await frames.startingWith('437');
+    for (const bomb of [nested(100_000), `42["heartbeat",${'['.repeat(100_000)}`, `42["heartbeat",${'{"a":'.repeat(50_000)}`]) {
+      const other = await connectFrames(stage, subject.url);
+      other.send(bomb);
+      other.send('40');
+      await other.ended();
+    }
+    assert.ok(await answers(frames));
+  });
+
+  test('a namespace name of ten thousand characters harms nobody', async () => {
+    const frames = await connectFrames(stage, subject.url);
+    frames.send(`40/${'n'.repeat(10_000)},`);
+    frames.send(`42/${'m'.repeat(10_000)},["x"]`);
+    await frames.ended();
+  });
+
   for (const [name, body] of Object.entries(CLOSING_POSTS)) {
     test(`closes a polling session: ${name}`, async () => {
       const session = await Polling.connect(subject.url);
