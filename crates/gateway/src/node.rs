@@ -426,10 +426,16 @@ impl Node {
     /// Resolves when the node must stop because another live process has its id.
     pub async fn fatal(&self) -> PulseError {
         let mut fatal = self.0.fatal.subscribe();
-        match fatal.wait_for(Option::is_some).await {
-            Ok(error) => error.clone().unwrap_or(PulseError::Unavailable),
-            // The sender lives as long as this handle.
-            Err(_) => std::future::pending().await,
+        loop {
+            // Cloned, since the watch's guard must not be held across an await.
+            let error = fatal.borrow_and_update().clone();
+            if let Some(error) = error {
+                return error;
+            }
+            if fatal.changed().await.is_err() {
+                // The sender lives as long as this handle.
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -226,22 +226,16 @@ fn warn_about(config: &Config) {
     if config.auth.has_short_secret() {
         tracing::warn!("auth.jwt.secret has fewer than 32 bytes: it can be guessed from any token");
     }
-    // Raising the limit takes a system call that safe Rust does not offer here, so the operator is told instead.
-    if let Some(files) = open_files_max()
-        && files < config.server.connections_max
-    {
-        let wanted = config.server.connections_max;
-        tracing::warn!(
+    let wanted = config.server.connections_max;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        // Nobody develops with that many clients.
+        Ok(_) if config.dev => {}
+        Ok(files) if usize::try_from(files).is_ok_and(|files| files >= wanted) => {}
+        Ok(files) => tracing::warn!(
             files,
             connections_max = wanted,
-            "the limit of open files is below server.connections_max: raise it (ulimit -n) or lower the setting"
-        );
+            "the hard limit of open files is below server.connections_max: raise it (ulimit -Hn) or lower the setting"
+        ),
+        Err(fault) => tracing::warn!(%fault, "the limit of open files cannot be raised"),
     }
-}
-
-/// The soft limit of open files of this process.
-fn open_files_max() -> Option<usize> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
