@@ -17,6 +17,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a closed polling session waits for the GET that fetches its last packets, as in stock Engine.IO.
 const LINGER_POLLING: Duration = Duration::from_secs(30);
 
+/// The same while the node drains: whoever still polls does so within a round trip.
+const LINGER_DRAINING: Duration = Duration::from_secs(5);
+
 /// Bytes that are read and thrown away while the peer hangs up. Closing with bytes unread would reset the connection
 /// and take our own last bytes along.
 const DISCARD_BYTES_MAX: u64 = 16 << 20;
@@ -61,17 +64,14 @@ impl Connection {
         let polling = if exit.reason == DisconnectReason::TransportClose { &noop } else { &close };
         let drained = self.outbox.push_last(frame, polling, &noop);
         if !drained {
-            let patient = matches!(
-                exit.reason,
-                DisconnectReason::ForcedClose
-                    | DisconnectReason::ServerShuttingDown
-                    | DisconnectReason::ServerNamespaceDisconnect
-            );
-            let limit = match (self.link.is_websocket(), patient) {
+            let limit = match (self.link.is_websocket(), exit.reason) {
                 (true, _) => LINGER,
-                (false, true) => LINGER_POLLING,
+                (false, DisconnectReason::ServerShuttingDown) => LINGER_DRAINING,
+                (false, DisconnectReason::ForcedClose | DisconnectReason::ServerNamespaceDisconnect) => {
+                    LINGER_POLLING
+                }
                 // The client is gone or knows already.
-                (false, false) => return,
+                (false, _) => return,
             };
             let outbox = &self.outbox;
             let flushed = poll_fn(|context| {
