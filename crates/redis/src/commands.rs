@@ -42,7 +42,9 @@ impl CommandLink {
     /// be ended here; there is nothing else that fails.
     pub(crate) async fn run(self, first: Session, cancel: CancellationToken) {
         let mut session = first;
+        let mut backoff = Backoff::default();
         loop {
+            let up = Instant::now();
             let stopped = tokio::select! {
                 reason = watch_over(&session, self.ping_timeout, &*self.subscriber) => {
                     tracing::warn!(redis = self.server.masked(), reason, "lost the command connection");
@@ -58,8 +60,9 @@ impl CommandLink {
             if stopped {
                 return;
             }
+            backoff.ended(up.elapsed());
             let reconnected = tokio::select! {
-                session = self.reconnect() => session,
+                session = self.reconnect(&mut backoff) => session,
                 () = cancel.cancelled() => return,
             };
             tracing::info!(redis = self.server.masked(), "restored the command connection");
@@ -69,8 +72,7 @@ impl CommandLink {
         }
     }
 
-    async fn reconnect(&self) -> Session {
-        let mut backoff = Backoff::default();
+    async fn reconnect(&self, backoff: &mut Backoff) -> Session {
         loop {
             tokio::time::sleep(backoff.next()).await;
             match open(&self.server).await {

@@ -143,7 +143,8 @@ pub fn masked(url: &str) -> String {
 }
 
 /// The pauses between attempts to connect: none before the first, then 50 ms doubling to 1 s, each shortened by up
-/// to half at random, so that the nodes of a cluster do not return all at once.
+/// to half at random, so that the nodes of a cluster do not return all at once. A connection that did not last
+/// counts as a failed attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff(u32);
 
@@ -163,8 +164,11 @@ impl Backoff {
         full.mul_f64(1.0 - share as f64 / 1024.0)
     }
 
-    pub(crate) fn reset(&mut self) {
-        self.0 = 0;
+    /// A connection ended that had been of use for `lasted`.
+    pub(crate) fn ended(&mut self, lasted: Duration) {
+        if lasted >= Self::LAST {
+            self.0 = 0;
+        }
     }
 }
 
@@ -228,7 +232,9 @@ mod tests {
                 "{pause:?}"
             );
         }
-        backoff.reset();
+        backoff.ended(Duration::from_millis(999));
+        assert!(backoff.next() > Duration::ZERO, "a server that drops every connection is not stormed");
+        backoff.ended(Duration::from_secs(1));
         assert_eq!(backoff.next(), Duration::ZERO);
     }
 }

@@ -291,7 +291,7 @@ impl SubscriptionLink {
         if !self.standing.whole(generation) {
             return "connection broke".to_owned();
         }
-        backoff.reset();
+        let up = Instant::now();
         tracing::debug!(redis = self.server.masked(), generation, "subscription is whole");
         self.progress.send_replace(Progress::Whole);
 
@@ -308,6 +308,7 @@ impl SubscriptionLink {
             reason
         };
         let (watched, followed) = tokio::join!(watching, following);
+        backoff.ended(up.elapsed());
         followed.unwrap_or_else(|| watched.to_owned())
     }
 

@@ -9,12 +9,16 @@ use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::{Broker, Flags, Namespace, Publication, Room, Rooms, Subscriber, Topic};
 use tidegate_msgpack::write;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 /// How long anything awaited may take. It is only ever used up by a failing test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long the leases of the suite live.
 pub const LEASE_TTL: Duration = Duration::from_secs(10);
+
+/// More than any test publishes before it looks at the outcomes.
+const OUTCOMES_MAX: usize = 4096;
 
 /// Nodes joined by the broker under test.
 pub trait Cluster: Sync {
@@ -225,15 +229,14 @@ pub async fn publish(broker: &Arc<dyn Broker>, publication: Publication) -> Resu
     settled(&mut outcomes).await
 }
 
-/// A source of [`Done`]s, and where their outcomes come out.
-#[must_use]
-pub fn outcomes() -> (impl Fn() -> Done, mpsc::UnboundedReceiver<Result<(), Error>>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+/// A source of [`Done`]s, and where their outcomes come out: those of the last few thousand.
+pub fn outcomes() -> (impl Fn() -> Done, mpsc::Receiver<Result<(), Error>>) {
+    let (sender, receiver) = mpsc::channel(OUTCOMES_MAX);
     let done = move || {
         let sender = sender.clone();
         Done::call(move |outcome| {
-            // The test may have stopped listening.
-            let _ = sender.send(outcome);
+            // The test may have stopped listening; one that listens for more than there is room for fails.
+            let _ = sender.try_send(outcome);
         })
     };
     (done, receiver)
@@ -246,7 +249,7 @@ pub fn outcomes() -> (impl Fn() -> Done, mpsc::UnboundedReceiver<Result<(), Erro
 ///
 /// # Panics
 /// When there is none within [`PATIENCE`].
-pub async fn settled(outcomes: &mut mpsc::UnboundedReceiver<Result<(), Error>>) -> Result<(), Error> {
+pub async fn settled(outcomes: &mut mpsc::Receiver<Result<(), Error>>) -> Result<(), Error> {
     let outcome = tokio::time::timeout(PATIENCE, outcomes.recv()).await;
     outcome.expect("every publication is told its outcome").expect("the sender is kept beside the receiver")
 }
@@ -352,24 +355,21 @@ pub async fn every_publishers_order_holds(cluster: &impl Cluster) {
     for node in &nodes {
         subscribe(node, &[room("x")]).await;
     }
-    let tasks: Vec<_> = (0..3)
-        .map(|publisher| {
-            let broker = Arc::clone(&nodes[publisher].broker);
-            tokio::spawn(async move {
-                let (done, mut outcomes) = outcomes();
-                for number in 0..COUNT {
-                    broker.publish(to(&["x"], publisher as u64 * COUNT + number), done());
-                    tokio::task::yield_now().await;
-                }
-                for _ in 0..COUNT {
-                    settled(&mut outcomes).await.expect("the broker is up");
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.expect("the publisher does not panic");
+    let mut publishers = JoinSet::new();
+    for (publisher, node) in nodes.iter().enumerate() {
+        let broker = Arc::clone(&node.broker);
+        publishers.spawn(async move {
+            let (done, mut outcomes) = outcomes();
+            for number in 0..COUNT {
+                broker.publish(to(&["x"], publisher as u64 * COUNT + number), done());
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..COUNT {
+                settled(&mut outcomes).await.expect("the broker is up");
+            }
+        });
     }
+    publishers.join_all().await;
     for node in &nodes {
         node.recorder.until("all publications", |events| publications(events) == 3 * COUNT as usize).await;
         let seen = node.recorder.publications();

@@ -128,7 +128,7 @@ impl RedisServer {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            pause();
         }
         false
     }
@@ -155,6 +155,11 @@ impl Drop for RedisServer {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "between two looks at another process, which cannot wake us")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 fn next_port() -> u16 {

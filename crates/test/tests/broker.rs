@@ -13,6 +13,9 @@ use tidegate_test::broker_suite::{
     self as suite, Cluster, Event, LEASE_TTL, Node, PATIENCE, Recorder, outcomes, publish, room, settled, to,
 };
 use tidegate_test::redis_server::RedisServer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 struct MemoryCluster(Exchange);
 
@@ -462,9 +465,39 @@ async fn a_redis_that_comes_up_late_is_waited_for() {
     let options = Options { connect_timeout: PATIENCE, ..cluster.options("a") };
     cluster.0.kill();
     let recorder = Arc::new(Recorder::default());
-    let connecting = tokio::spawn(RedisBroker::connect(options, Arc::clone(&recorder) as _));
+    let mut connecting = JoinSet::new();
+    connecting.spawn(RedisBroker::connect(options, Arc::clone(&recorder) as _));
     tokio::task::yield_now().await;
     cluster.0.restart();
-    connecting.await.unwrap().unwrap();
+    connecting.join_next().await.unwrap().unwrap().unwrap();
     assert!(recorder.generation() > 0);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_too_old_is_refused_by_its_version() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    // As much of a server as the question needs.
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = Vec::new();
+        while stream.read_buf(&mut asked).await.is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&asked).into_owned();
+            if text.contains("\r\nINFO\r\n") {
+                let info = "# Server\r\nredis_version:6.0.16\r\n";
+                stream.write_all(format!("${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
+                asked.clear();
+            } else if text.ends_with("\r\n") {
+                let greetings = text.matches("HELLO\r\n").count();
+                let others = text.matches("CLIENT\r\n").count();
+                let answer = ["%1\r\n+proto\r\n:3\r\n".repeat(greetings), "+OK\r\n".repeat(others)].concat();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                asked.clear();
+            }
+        }
+    });
+    let options = Options { connect_timeout: PATIENCE, ..Options::new(&url, NodeId::parse("a").unwrap()) };
+    let error = RedisBroker::connect(options, Arc::new(Recorder::default())).await.err().unwrap();
+    assert!(matches!(&error, ConnectError::Version { found, .. } if found == "6.0.16"), "{error:?}");
 }
