@@ -166,10 +166,11 @@ describe('nodes', { skip: TIDEGATE_ONLY, concurrency: 2 }, () => {
     const before = await nodeOf(sockets[0]);
     const reasons = sockets.map((socket) => once(socket, 'disconnect', 10_000));
 
-    doorway.target = staying.port;
     leaving.signal('SIGTERM');
     await until('readiness is red', async () => (await leaving.status('/readyz').catch(() => ({ status: 503 }))).status === 503);
     for (const [i, [reason]] of (await Promise.all(reasons)).entries()) assert.equal(reason, 'transport close', `client ${i}`);
+    // Only now: a poll that went to the other node would be told that its session is unknown.
+    doorway.target = staying.port;
     assert.deepEqual(await leaving.exited(), { code: 0, signal: null });
     for (const socket of sockets) {
       await until('back by itself', () => socket.connected, 10_000);
@@ -190,6 +191,18 @@ describe('nodes', { skip: TIDEGATE_ONLY, concurrency: 2 }, () => {
     subject.signal('SIGTERM');
     const { status } = await pending;
     assert.ok([0, 200, 400, 503].includes(status), `${status}`);
+    assert.deepEqual(await subject.exited(), { code: 0, signal: null });
+  });
+
+  test('SIGTERM between two polls: the next poll still learns of the end', async (t) => {
+    const stage = stageOf(t);
+    const subject = await startTidegate(stage, { settings: { drain: { timeout_ms: 4_000 } } });
+    const session = await Polling.connect(subject.url);
+    subject.signal('SIGTERM');
+    await until('the session was told to go', async () => (await subject.status('/readyz')).status === 503);
+    const { status, body } = await session.poll();
+    assert.equal(status, 200);
+    assert.match(body, /(^|\x1e)1$/);
     assert.deepEqual(await subject.exited(), { code: 0, signal: null });
   });
 
