@@ -123,10 +123,12 @@ pub enum PulseError {
     /// As above.
     #[error("broker unavailable")]
     Unavailable,
-    /// Another live process holds the lease of this node id. This one must stop.
+    /// Another process holds the lease of this node id. If it renews the lease it is alive, and this one must stop.
     #[error("node id is held by another live node (incarnation {incarnation})")]
     Conflict {
         /// The other's incarnation.
         incarnation: String,
+        /// How long its lease lasts if it is not renewed.
+        lease_left: Duration,
     },
 }

@@ -180,6 +180,7 @@ impl Exchange {
         node: NodeId,
         incarnation: Incarnation,
         number: u64,
+        lease_ttl: Duration,
     ) -> Result<(), PulseError> {
         let idle = {
             let mut state = self.0.lock();
@@ -187,7 +188,9 @@ impl Exchange {
             let Some(seat) = seats.get_mut(&id) else { return Err(PulseError::Unavailable) };
             let (holder, incarnation) = leases.entry(node).or_insert((id, incarnation));
             if *holder != id {
-                return Err(PulseError::Conflict { incarnation: incarnation.as_str().to_owned() });
+                let incarnation = incarnation.as_str().to_owned();
+                // As if renewed this very moment: whoever holds it is alive.
+                return Err(PulseError::Conflict { incarnation, lease_left: lease_ttl });
             }
             seat.inbox.push_back(Item::Pulse(number));
             !std::mem::replace(&mut seat.delivering, true)
@@ -254,10 +257,10 @@ impl Broker for Member {
         future::ready(self.exchange.unsubscribe(self.seat, &topics)).boxed()
     }
 
-    fn pulse(&self, number: u64, _lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
+    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
         // The lease needs no end of its own: whoever holds it lives in this process until it closes.
         let (node, incarnation) = (self.node.clone(), self.incarnation.clone());
-        future::ready(self.exchange.pulse(self.seat, node, incarnation, number)).boxed()
+        future::ready(self.exchange.pulse(self.seat, node, incarnation, number, lease_ttl)).boxed()
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

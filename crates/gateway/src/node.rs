@@ -120,7 +120,8 @@ impl Joining {
         })
     }
 
-    /// Starts the node's tasks and resolves once its first pulse has come back, within `limit`.
+    /// Starts the node's tasks and resolves once its first pulse has come back, within `limit`. A lease that a process
+    /// of the same id left behind when it crashed is waited for beyond that.
     ///
     /// # Errors
     /// When another live process holds the node id, or no pulse comes back in time. Nothing is left running.
@@ -162,12 +163,17 @@ impl Joining {
         inner.spawn_tasks();
         let node = Node(inner);
         let mut fatal = node.0.fatal.subscribe();
-        let started = tokio::select! {
-            () = node.0.pulse.first_echo() => Ok(()),
-            _ = fatal.wait_for(Option::is_some) => {
-                Err(node.0.fatal.borrow().clone().unwrap_or(PulseError::Unavailable).into())
+        let started = loop {
+            tokio::select! {
+                () = node.0.pulse.first_echo() => break Ok(()),
+                _ = fatal.wait_for(Option::is_some) => {
+                    break Err(node.0.fatal.borrow().clone().unwrap_or(PulseError::Unavailable).into());
+                }
+                // A predecessor that crashed is waited for as long as its lease lasts, which is bounded.
+                () = tokio::time::sleep(limit) => if !node.0.pulse.is_waiting() {
+                    break Err(StartError::Silent(limit));
+                }
             }
-            () = tokio::time::sleep(limit) => Err(StartError::Silent(limit)),
         };
         if started.is_err() {
             node.stop().await;

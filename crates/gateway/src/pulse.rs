@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_core::broker::{Broker, PulseError};
@@ -43,7 +45,13 @@ pub(crate) struct Pulse {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     echoes: watch::Sender<u64>,
+    /// Another incarnation's lease has not run out yet.
+    waiting: AtomicBool,
 }
+
+/// How much later than first seen a lease must end to count as renewed: clocks and round trips are no exact things,
+/// and no node renews for less.
+const RENEWED_BY: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct State {
@@ -61,7 +69,13 @@ struct Sent {
 
 impl Pulse {
     pub(crate) fn new(options: PulseOptions, metrics: Arc<Metrics>) -> Self {
-        Self { options, metrics, state: Mutex::new(State::default()), echoes: watch::Sender::new(0) }
+        Self {
+            options,
+            metrics,
+            state: Mutex::new(State::default()),
+            echoes: watch::Sender::new(0),
+            waiting: AtomicBool::new(false),
+        }
     }
 
     /// Whether the node may act at `now`.
@@ -118,6 +132,11 @@ impl Pulse {
         self.echoes.send_replace(number);
     }
 
+    /// Whether the node cannot begin yet because the lease of a process of the same id has not run out.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Resolves when a pulse has come back and the node may act; the node's start waits for it.
     pub(crate) async fn first_echo(&self) {
         let mut echoes = self.echoes.subscribe();
@@ -139,6 +158,7 @@ impl Pulse {
     ) -> Result<(), PulseError> {
         let mut interval = tokio::time::interval(self.options.interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut predecessor = Some(Predecessor::default());
         for number in 1.. {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -150,11 +170,26 @@ impl Pulse {
                 outcome = broker.pulse(number, self.options.lease_ttl) => outcome,
             };
             match outcome {
-                Ok(()) => self.metrics.lease_renewed("ok"),
+                Ok(()) => {
+                    predecessor = None;
+                    self.waiting.store(false, Ordering::Release);
+                    self.metrics.lease_renewed("ok");
+                }
                 Err(PulseError::Unavailable) => self.metrics.lease_renewed("failed"),
-                Err(conflict @ PulseError::Conflict { .. }) => {
+                Err(PulseError::Conflict { incarnation, lease_left }) => {
                     self.metrics.lease_renewed("conflict");
-                    return Err(conflict);
+                    let ends = Instant::now() + lease_left;
+                    let alive = predecessor.as_mut().is_none_or(|seen| seen.is_renewed(&incarnation, ends));
+                    if alive {
+                        return Err(PulseError::Conflict { incarnation, lease_left });
+                    }
+                    if !self.waiting.swap(true, Ordering::AcqRel) {
+                        tracing::warn!(
+                            incarnation,
+                            lease_left_ms = u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
+                            "the lease of this node id is held; waiting for it to end or to be renewed"
+                        );
+                    }
                 }
             }
         }
@@ -162,10 +197,28 @@ impl Pulse {
     }
 }
 
+/// Who held this node's id before its first renewal: a process that crashed leaves a lease that runs out, a live one
+/// renews its own.
+#[derive(Default)]
+struct Predecessor(Option<(String, Instant)>);
+
+impl Predecessor {
+    /// Whether the lease of `incarnation`, which now ends at `ends`, was renewed since it was first seen.
+    fn is_renewed(&mut self, incarnation: &str, ends: Instant) -> bool {
+        match &self.0 {
+            Some((seen, first_end)) if seen == incarnation => ends > *first_end + RENEWED_BY,
+            // Another one took the id meanwhile, and so is alive.
+            Some(_) => true,
+            None => {
+                self.0 = Some((incarnation.to_owned(), ends));
+                false
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn pulse() -> Pulse {
@@ -225,6 +278,21 @@ mod tests {
         pulse.echo(1, 1, start);
         pulse.lost();
         assert_eq!(pulse.check(start), Err(Deaf::Unsubscribed));
+    }
+
+    #[test]
+    fn only_a_renewed_lease_is_a_live_predecessors() {
+        let start = Instant::now();
+        let ends = start + Duration::from_secs(10);
+        let mut dead = Predecessor::default();
+        assert!(!dead.is_renewed("a", ends));
+        // The same end, seen again and again, give or take a round trip.
+        assert!(!dead.is_renewed("a", ends + Duration::from_millis(3)));
+        assert!(!dead.is_renewed("a", ends - Duration::from_millis(3)));
+        assert!(dead.is_renewed("a", ends + Duration::from_millis(250)));
+        let mut replaced = Predecessor::default();
+        assert!(!replaced.is_renewed("a", ends));
+        assert!(replaced.is_renewed("b", ends));
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl RedisBroker {
         // Sends publications. While there is no connection it refuses them as their time runs out.
         tasks.spawn(Arc::clone(&outbound).run(
             sessions_seen.clone(),
+            progressed.clone(),
             Arc::clone(&subscriber),
             cancel.clone(),
         ));

@@ -71,7 +71,7 @@ impl Lease {
             answer = tokio::time::timeout(self.pulse_timeout, beat.invoke_async(&mut session.connection)) => answer,
             () = session.broken.cancelled() => return Err(PulseError::Unavailable),
         };
-        let holder: Option<String> = match answer {
+        let holder: Option<(String, i64)> = match answer {
             Ok(Ok(holder)) => holder,
             Ok(Err(error)) => {
                 self.failed(&session, &error);
@@ -88,7 +88,14 @@ impl Lease {
         if let Some(subscriber) = self.subscriber.upgrade() {
             subscriber.observe("pulse", sent.elapsed());
         }
-        holder.map_or(Ok(()), |incarnation| Err(PulseError::Conflict { incarnation }))
+        match holder {
+            None => Ok(()),
+            Some((incarnation, left_ms)) => {
+                // A lease without an end, which no node writes, does not run out before ours would.
+                let lease_left = u64::try_from(left_ms).map_or(lease_ttl, Duration::from_millis);
+                Err(PulseError::Conflict { incarnation, lease_left })
+            }
+        }
     }
 
     fn failed(&self, session: &Session, error: &RedisError) {

@@ -451,7 +451,11 @@ pub async fn a_node_id_has_one_holder(cluster: &impl Cluster) {
     first.broker.pulse(1, LEASE_TTL).await.expect("nobody has the id yet");
     let refused = second.broker.pulse(2, LEASE_TTL).await;
     assert!(
-        matches!(&refused, Err(PulseError::Conflict { incarnation }) if !incarnation.is_empty()),
+        matches!(
+            &refused,
+            Err(PulseError::Conflict { incarnation, lease_left })
+                if !incarnation.is_empty() && *lease_left > Duration::ZERO && *lease_left <= LEASE_TTL
+        ),
         "{refused:?}"
     );
     first.broker.pulse(3, LEASE_TTL).await.expect("it is still the holder");

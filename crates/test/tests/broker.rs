@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tidegate_core::broker::{Error, PulseError};
 use tidegate_core::memory::Exchange;
 use tidegate_core::{Namespace, NodeId, Subscriber, Topic};
@@ -122,8 +123,11 @@ async fn a_killed_redis_is_reconnected_to_and_every_subscription_restored() {
     // Wished for and given up during the outage.
     b.broker.unsubscribe(vec![room("r8")]).await.unwrap();
     let wished = b.broker.subscribe(vec![room("late")]);
+    let mut had = b.broker.subscribe(vec![room("r0")]);
+    assert!((&mut had).now_or_never().is_none(), "what an old connection confirmed is confirmed no longer");
     cluster.0.restart();
     wished.await.unwrap();
+    had.await.unwrap();
     restored(&a, before_a).await;
     restored(&b, before_b).await;
 
@@ -136,6 +140,26 @@ async fn a_killed_redis_is_reconnected_to_and_every_subscription_restored() {
     assert_eq!(seen, [to(&["r0"], 0), to(&["r1"], 2), to(&["r2499"], 3), to(&["late"], 4)]);
     b.broker.pulse(2, LEASE_TTL).await.unwrap();
     b.recorder.until_event(Event::Pulse(2, b.recorder.generation())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wish_on_its_way_survives_the_connection() {
+    let mut cluster = RedisCluster::start();
+    let a = cluster.node("a").await;
+    cluster.0.freeze();
+    let wished = a.broker.subscribe(vec![room("x")]);
+    // A later one, that cannot be sent before the first is answered.
+    let given_up = a.broker.unsubscribe(vec![room("x"), room("y")]);
+    let wished_again = a.broker.subscribe(vec![room("x")]);
+    tokio::task::yield_now().await;
+    cluster.0.kill();
+    cluster.0.restart();
+    for wish in [wished, given_up, wished_again] {
+        wish.await.unwrap();
+    }
+    restored(&a, 1).await;
+    published(&a, &to(&["x"], 1)).await;
+    a.recorder.until_publication(&to(&["x"], 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -420,7 +444,11 @@ async fn the_lease_says_who_holds_it_and_is_given_back() {
     let left: i64 = cluster.0.ask(&["PTTL", "tidegate:node:a"]).await;
     assert!(left > 0 && left <= 10_000, "{left}");
 
-    assert_eq!(other.broker.pulse(1, LEASE_TTL).await, Err(PulseError::Conflict { incarnation }));
+    let refused = other.broker.pulse(1, LEASE_TTL).await;
+    assert!(
+        matches!(&refused, Err(PulseError::Conflict { incarnation: holder, .. }) if *holder == incarnation),
+        "{refused:?}"
+    );
     other.broker.close().await;
     let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:node:a"]).await;
     assert_eq!(exists, 1, "a loser gives nothing back");

@@ -5,10 +5,11 @@
 -- ARGV[1] incarnation, ARGV[2] fence_after_ms, ARGV[3] started_at, ARGV[4] lease_ttl_ms,
 -- ARGV[5] the node's channel, ARGV[6] the message
 --
--- Returns the incarnation that holds the lease if it is another one, else nil.
+-- Returns nil, or if another incarnation holds the lease, that incarnation and the lease's time to live
+-- in ms.
 local holder = redis.call('HGET', KEYS[1], 'incarnation')
 if holder and holder ~= ARGV[1] then
-  return holder
+  return { holder, redis.call('PTTL', KEYS[1]) }
 end
 redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'fence_after_ms', ARGV[2], 'started_at', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
