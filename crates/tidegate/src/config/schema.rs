@@ -94,7 +94,7 @@ pub const KEYS: &[Key] = &[
     later("admin.api_keys").mask(Mask::Secret),
 
     number("drain.timeout_ms", 25_000, 0, 3_600_000, MS, "How long a stopping node takes to send its clients elsewhere. Keep it below the grace period of whatever stops it."),
-    number("drain.connections_per_second", 0, 0, 1_000_000, "connections a second", "Connections closed per second while draining; 0 spreads them evenly over the timeout."),
+    number("drain.connections_per_second", 0, 0, 1_000_000, "connections a second", "Connections closed per second while draining; 0 spreads them evenly over the timeout, at 50 a second at least."),
 
     text("log.level", check::level, Preset::Text("info"), "error, warn, info, debug or trace, or a filter such as \"info,tidegate_gateway=debug\"."),
     Key { kind: Kind::Choice(&["json", "human"]), ..text("log.format", check::any, Preset::Text("json"), "json or human. With --dev the default is \"human\".") }
