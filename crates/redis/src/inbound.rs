@@ -202,10 +202,12 @@ impl Feed {
     }
 
     pub(crate) fn broke(&self, reason: &str) {
+        // First, so that nobody is told `Ok` for the sake of this connection after the subscriber was told of its
+        // end.
+        self.broken.cancel();
         if self.intake.standing.broke(self.generation) {
             tracing::warn!(reason, generation = self.generation, "lost the subscription");
         }
-        self.broken.cancel();
     }
 }
 

@@ -43,6 +43,8 @@ struct Table {
     touched: Vec<Topic>,
     waiting: Vec<Waiting>,
     attached: bool,
+    /// Cancelled when the attached connection is found broken, before it is detached.
+    broken: CancellationToken,
     closed: bool,
 }
 
@@ -82,7 +84,7 @@ impl Subscriptions {
         if table.closed {
             return future::ready(Err(Error::Closed)).boxed();
         }
-        let mut confirmed = true;
+        let mut confirmed = !table.broken.is_cancelled();
         for topic in topics {
             let want = table.topics.get(&topic).copied();
             confirmed &= want == Some(Want::Confirmed);
@@ -138,9 +140,10 @@ impl Subscriptions {
     }
 
     /// A connection that knows nothing yet: everything wanted makes its first round.
-    fn attach(&self) -> Round {
+    fn attach(&self, broken: &CancellationToken) -> Round {
         let mut table = self.table.lock();
         table.attached = true;
+        table.broken = broken.clone();
         table.touched.clear();
         let mut round = Round { waiting: std::mem::take(&mut table.waiting), ..Round::default() };
         for (topic, want) in &mut table.topics {
@@ -315,7 +318,7 @@ impl SubscriptionLink {
     async fn restore(&self, session: &mut Session, feed: &Feed) -> Result<(), String> {
         self.timed("subscribe", session, |connection| connection.subscribe(&self.node_channel).boxed())
             .await?;
-        let round = self.subscriptions.attach();
+        let round = self.subscriptions.attach(&feed.broken);
         self.carry_out(round, session, feed).await
     }
 
@@ -336,7 +339,10 @@ impl SubscriptionLink {
     async fn carry_out(&self, round: Round, session: &mut Session, feed: &Feed) -> Result<(), String> {
         let (waiting, leaving): (Vec<_>, Vec<_>) =
             round.waiting.into_iter().partition(|waiting| waiting.wants);
-        let subscribed = self.send_subscribes(&round.subscribe, session).await;
+        let subscribed = match self.send_subscribes(&round.subscribe, session).await {
+            Ok(()) if feed.broken.is_cancelled() => Err("connection broke".to_owned()),
+            subscribed => subscribed,
+        };
         if subscribed.is_ok() {
             tell(waiting);
         } else {

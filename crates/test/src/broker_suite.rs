@@ -135,20 +135,26 @@ impl Recorder {
         self.until_event(Event::Publication(publication.clone())).await;
     }
 
-    /// Lets deliveries of publications block, until [`Recorder::release`]. The runtime must have several threads.
-    pub fn hold(&self) {
+    /// Lets deliveries of publications block while the guard lives. The runtime must have several threads.
+    #[must_use]
+    pub fn hold(&self) -> Held<'_> {
         *lock(&self.held) = true;
-    }
-
-    /// Ends [`Recorder::hold`].
-    pub fn release(&self) {
-        *lock(&self.held) = false;
-        self.released.notify_all();
+        Held(self)
     }
 
     fn record(&self, event: Event) {
         lock(&self.events).push(event);
         self.count.send_modify(|count| *count += 1);
+    }
+}
+
+/// See [`Recorder::hold`].
+pub struct Held<'a>(&'a Recorder);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.held) = false;
+        self.0.released.notify_all();
     }
 }
 
