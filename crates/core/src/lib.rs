@@ -16,5 +16,5 @@ pub mod reason;
 pub use broker::{Broker, Subscriber};
 pub use code::ErrorCode;
 pub use ids::{Incarnation, MessageId, Namespace, NodeId, Room, SessionId};
-pub use publication::{Flags, Publication, Rooms, Topic};
+pub use publication::{EVENTS_RESERVED, Flags, Publication, Rooms, Topic};
 pub use reason::DisconnectReason;

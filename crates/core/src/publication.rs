@@ -5,6 +5,22 @@ use smallvec::SmallVec;
 
 use crate::ids::{Namespace, Room};
 
+/// Names that no publication's event may have. The first six are Socket.IO's own, which clients refuse to receive;
+/// the others are the gateway's, which only a gateway may send.
+pub const EVENTS_RESERVED: [&str; 11] = [
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+    "evicted",
+    "offline_message",
+    "offline_message_ack",
+    "presence_join",
+    "presence_leave",
+];
+
 /// A few rooms: most publications name one, or none.
 pub type Rooms = SmallVec<[Room; 1]>;
 

@@ -36,6 +36,5 @@ mod timer;
 mod transport;
 
 pub use node::{Joining, Node, StartError};
-pub use operation::OWN_EVENTS;
 pub use options::{DrainOptions, EngineOptions, Limits, Options, PulseOptions, ServerOptions};
 pub use peer::{InvalidNetwork, Network};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tidegate_core::{ErrorCode, Flags, MessageId, Publication, Room, Rooms};
+use tidegate_core::{EVENTS_RESERVED, ErrorCode, Flags, MessageId, Publication, Room, Rooms};
 use tidegate_msgpack::{Reader, Token, write};
-use tidegate_protocol::socketio::{ATTACHMENTS_MAX, RESERVED_EVENTS};
+use tidegate_protocol::socketio::ATTACHMENTS_MAX;
 use tidegate_protocol::value;
 
 use crate::clock::unix_ms;
@@ -13,10 +13,6 @@ use crate::node::Inner;
 use crate::options::Limits;
 use crate::reply::{Refusal, Reply};
 use crate::session::Session;
-
-/// Events that only the gateway itself may send to clients.
-pub const OWN_EVENTS: [&str; 5] =
-    ["evicted", "offline_message", "offline_message_ack", "presence_join", "presence_leave"];
 
 /// MessagePack's nil.
 const NIL: &[u8] = &[0xc0];
@@ -224,7 +220,7 @@ fn outgoing(
 ) -> Result<(Publication, MessageId), Refusal> {
     let asked = Outgoing::read(argument, &node.options.limits)?;
     let event = asked.event.unwrap_or(EVENT_DEFAULT);
-    if RESERVED_EVENTS.contains(&event) || OWN_EVENTS.contains(&event) {
+    if EVENTS_RESERVED.contains(&event) {
         return Err(Refusal::bad_request(format!("event {event:?} is reserved")));
     }
     // JSON has no undefined and leaves the field out; a stock server would hand on undefined, which arrives as null.

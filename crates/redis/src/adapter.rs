@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use tidegate_core::{Flags, Namespace, Publication, Room, Rooms};
+use tidegate_core::{EVENTS_RESERVED, Flags, Namespace, Publication, Room, Rooms};
 use tidegate_msgpack::{self as msgpack, Reader, Token, write};
 
 /// The Socket.IO packet type of an event. The adapter keeps it also for events with binary arguments.
@@ -15,21 +15,6 @@ const PACKET_EVENT: u64 = 2;
 
 /// Most binary values in one event: what the parsers of Socket.IO's servers and clients accept.
 const ATTACHMENTS_MAX: usize = 10;
-
-/// Events that mean something else to a Socket.IO client, then those only a gateway may send.
-const EVENTS_RESERVED: [&str; 11] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-    "evicted",
-    "offline_message",
-    "offline_message_ack",
-    "presence_join",
-    "presence_leave",
-];
 
 /// What `@socket.io/redis-emitter` calls itself, as MessagePack. It orders the options in its own way.
 const UID_EMITTER: &[u8] = b"\xa7emitter";
