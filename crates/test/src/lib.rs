@@ -1,4 +1,7 @@
 //! tidegate-test.
 
 pub mod broker_suite;
+pub mod cluster;
+pub mod lying;
 pub mod redis_server;
+pub mod wire;
