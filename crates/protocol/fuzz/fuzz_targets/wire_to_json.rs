@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use serde::Deserialize as _;
 use tidegate_protocol::value::{count_binary, json_to_wire, wire_to_client, wire_to_json};
 
 fuzz_target!(|wire: &[u8]| {
@@ -12,7 +13,11 @@ fuzz_target!(|wire: &[u8]| {
         return;
     }
     assert_eq!(count_binary(wire), Ok(attachments.len()));
-    let _: serde_json::Value = serde_json::from_slice(&json).expect("what was printed is json");
+    // A placeholder nests one level deeper than the bytes it stands for, past where serde_json stops by default.
+    let mut judge = serde_json::Deserializer::from_slice(&json);
+    judge.disable_recursion_limit();
+    let _ = serde_json::Value::deserialize(&mut judge).expect("what was printed is json");
+    judge.end().expect("nothing follows it");
     let mut back = Vec::new();
     if json_to_wire(&json, &attachments, &mut back).is_ok() {
         let (mut second, mut seconds) = (Vec::new(), Vec::new());
