@@ -2,6 +2,7 @@
 //! upgrade. `axum::serve` has no header deadline, and costs 13 KB more per pending poll.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
+use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::peer::{Addresses, Network, Place};
 use crate::transport::{self, Peer};
 
 /// How long a request's header may take, from the first byte awaited to the last one read; also how long a kept-alive
@@ -30,6 +34,15 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Most fields of a request's header.
 const HEADERS_MAX: usize = 64;
 
+/// Sockets that may be open for HTTP beyond `connections_max`: for requests on their way to be refused with a 503.
+const SOCKETS_SPARE: usize = 1_024;
+
+/// Sockets of one address per connection that it may have: a browser polls and posts on two, and keeps a few more.
+const SOCKETS_PER_CONNECTION: usize = 4;
+
+/// Least time for which a peer may leave what was sent to it unacknowledged, or take nothing at all.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long to wait after the system had no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,11 +50,65 @@ impl Node {
     /// Serves the client port until the node has drained.
     pub async fn serve(&self, listener: TcpListener) {
         let router = transport::router(Arc::clone(&self.0));
-        run(listener, router, self.0.requests.clone(), self.0.closing.clone()).await;
+        let options = &self.0.options;
+        let sockets = Sockets {
+            max: options.server.connections_max.saturating_add(SOCKETS_SPARE),
+            per_address: Addresses::new(
+                options.limits.connections_per_ip_max.saturating_mul(SOCKETS_PER_CONNECTION),
+            ),
+            trusted: options.server.trusted_proxies.clone(),
+            // No earlier than a client would be found dead by its pings.
+            user_timeout: USER_TIMEOUT.max(options.engine.ping_interval + options.engine.ping_timeout),
+            metrics: Arc::clone(&self.0.metrics),
+        };
+        run(listener, router, sockets, self.0.requests.clone(), self.0.closing.clone()).await;
     }
 }
 
-async fn run(listener: TcpListener, router: Router, tasks: TaskTracker, closing: CancellationToken) {
+/// What raw sockets are held to, before and beside the connections that they carry.
+struct Sockets {
+    max: usize,
+    per_address: Addresses,
+    trusted: Vec<Network>,
+    user_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Sockets {
+    /// Makes the socket ready for small messages and dead peers, and finds it a place; or says why it is dropped.
+    fn admit(
+        &self,
+        open: usize,
+        stream: &TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Option<Place>, &'static str> {
+        if open >= self.max {
+            return Err("sockets_max");
+        }
+        let place = if self.trusted.iter().any(|proxy| proxy.contains(peer.ip())) {
+            None
+        } else {
+            self.per_address.admit(peer.ip().to_canonical()).map_err(|_| "sockets_per_ip_max")?
+        };
+        // Without it, small messages wait for the peer's delayed acknowledgements.
+        let nodelay = stream.set_nodelay(true);
+        // Ends a connection whose peer takes nothing any more, whoever of us is writing to it.
+        let bounded = SockRef::from(stream).set_tcp_user_timeout(Some(self.user_timeout));
+        if nodelay.is_err() || bounded.is_err() {
+            // Only a socket that is closed already refuses them.
+            return Err("gone");
+        }
+        Ok(place)
+    }
+}
+
+async fn run(
+    listener: TcpListener,
+    router: Router,
+    sockets: Sockets,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             () = closing.cancelled() => return,
@@ -49,9 +116,16 @@ async fn run(listener: TcpListener, router: Router, tasks: TaskTracker, closing:
         };
         match accepted {
             Ok((stream, address)) => {
-                // Without it, small messages wait for the peer's delayed acknowledgements.
-                if stream.set_nodelay(true).is_ok() {
-                    tasks.spawn(connection(stream, Peer(address), router.clone(), closing.clone()));
+                match sockets.admit(tasks.len(), &stream, address) {
+                    Ok(place) => {
+                        let served = connection(stream, Peer(address), router.clone(), closing.clone());
+                        tasks.spawn(async move {
+                            served.await;
+                            drop(place);
+                        });
+                    }
+                    // Without a word: an answer would cost what the bound is there to save.
+                    Err(reason) => sockets.metrics.refused(reason),
                 }
             }
             Err(error) if is_peers_fault(&error) => {}

@@ -59,6 +59,10 @@ pub(crate) struct Polling {
     pub(crate) posting: AtomicBool,
     /// A WebSocket probes; a second one is turned away.
     pub(crate) upgrading: AtomicBool,
+    /// The client has moved to its WebSocket, so that a poll of its that goes away says nothing.
+    pub(crate) moved: AtomicBool,
+    /// A poll went away while a WebSocket probed: if that fails, the client is gone.
+    pub(crate) aborted: AtomicBool,
     /// The client has joined a namespace, so its payloads may be of full size.
     pub(crate) joined: AtomicBool,
 }

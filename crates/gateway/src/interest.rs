@@ -3,6 +3,7 @@
 //! The first member of a room subscribes, the last one unsubscribes a moment later, and both go to the broker in
 //! batches: while one batch is under way, everything else that is asked for collects in the next.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,9 +35,9 @@ pub(crate) struct Interest {
 struct Topics {
     entries: HashMap<Topic, Entry>,
     /// Wanted and not yet asked for.
-    wanted: Vec<Topic>,
+    wanted: VecDeque<Topic>,
     /// Without a member since then, oldest first.
-    idle: std::collections::VecDeque<(Instant, Topic)>,
+    idle: VecDeque<(Instant, Topic)>,
 }
 
 struct Entry {
@@ -52,8 +53,7 @@ enum Subscription {
 
 impl Interest {
     pub(crate) fn new() -> Self {
-        let topics =
-            Topics { entries: HashMap::new(), wanted: Vec::new(), idle: std::collections::VecDeque::new() };
+        let topics = Topics { entries: HashMap::new(), wanted: VecDeque::new(), idle: VecDeque::new() };
         Self { topics: Mutex::new(topics), changed: Notify::new() }
     }
 
@@ -68,7 +68,7 @@ impl Interest {
         let mut topics = self.topics.lock();
         let Topics { entries, wanted, .. } = &mut *topics;
         let entry = entries.entry(topic.clone()).or_insert_with(|| {
-            wanted.push(topic);
+            wanted.push_back(topic);
             Entry { members: 0, subscription: Subscription::Pending(Vec::new()) }
         });
         entry.members += 1;
@@ -159,10 +159,18 @@ impl Interest {
 
     fn take_wanted(&self) -> Vec<Topic> {
         let mut topics = self.topics.lock();
-        let count = topics.wanted.len().min(BATCH_MAX);
-        let batch = topics.wanted.drain(..count).collect();
-        if topics.wanted.is_empty() {
-            topics.wanted = Vec::new();
+        let Topics { entries, wanted, .. } = &mut *topics;
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_MAX
+            && let Some(topic) = wanted.pop_front()
+        {
+            // It may have been given up since.
+            if entries.contains_key(&topic) {
+                batch.push(topic);
+            }
+        }
+        if wanted.is_empty() {
+            *wanted = VecDeque::new();
         }
         batch
     }
@@ -181,7 +189,7 @@ impl Interest {
                 };
                 if outcome.is_err() {
                     // Asked for again with the next change: by then its members may have left.
-                    wanted.push(topic.clone());
+                    wanted.push_back(topic.clone());
                 }
                 if let Subscription::Pending(list) = waiting {
                     waiters.extend(list);
@@ -195,19 +203,28 @@ impl Interest {
 
     /// Topics that have been without a member for long enough, forgotten here.
     fn take_idle(&self) -> Vec<Topic> {
-        let mut topics = self.topics.lock();
         let now = Instant::now();
-        let mut batch = Vec::new();
-        while let Some((since, _)) = topics.idle.front()
-            && *since + UNSUBSCRIBE_DELAY <= now
-            && batch.len() < BATCH_MAX
+        let (mut batch, mut waiters) = (Vec::new(), Vec::new());
         {
-            let Some((_, topic)) = topics.idle.pop_front() else { break };
-            if topics.entries.get(&topic).is_some_and(|entry| entry.members == 0) {
-                topics.entries.remove(&topic);
-                topics.wanted.retain(|wanted| *wanted != topic);
+            let mut topics = self.topics.lock();
+            while let Some((since, _)) = topics.idle.front()
+                && *since + UNSUBSCRIBE_DELAY <= now
+                && batch.len() < BATCH_MAX
+            {
+                let Some((_, topic)) = topics.idle.pop_front() else { break };
+                if topics.entries.get(&topic).is_none_or(|entry| entry.members > 0) {
+                    continue;
+                }
+                if let Some(Entry { subscription: Subscription::Pending(list), .. }) =
+                    topics.entries.remove(&topic)
+                {
+                    waiters.extend(list);
+                }
                 batch.push(topic);
             }
+        }
+        for waiter in waiters {
+            waiter(Err(broker::Error::Unavailable));
         }
         batch
     }

@@ -157,7 +157,7 @@ impl Metrics {
         for result in ["ok", "failed", "conflict"] {
             metrics.lease_renewals.with_label_values(&[result]);
         }
-        for reason in ["volatile", "rate_limited", "fanout_full"] {
+        for reason in ["volatile", "rate_limited", "fanout_full", "too_large", "malformed"] {
             metrics.dropped.with_label_values(&[reason]);
         }
         Ok(metrics)

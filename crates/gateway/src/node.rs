@@ -331,6 +331,10 @@ impl Inner {
     /// Makes the session a member of `room` and answers once what is published from then on will arrive.
     /// Until then the connection holds back what its client sent behind the join.
     pub(crate) fn join(self: &Arc<Self>, session: &Session, room: Room, reply: Reply) {
+        if self.pulse.check(Instant::now()).is_err() {
+            // A subscription that was confirmed once proves nothing now.
+            return reply.refuse(&unavailable());
+        }
         let pending = PendingJoin::new(&reply.outbox);
         let topic = interest::room(&session.namespace, &room);
         let rooms_max = self.options.limits.rooms_per_session_max;
@@ -340,13 +344,17 @@ impl Inner {
                 ErrorCode::TooLarge,
                 format!("a session may be in at most {rooms_max} rooms (limits.rooms_per_session_max)"),
             )),
-            Joined::Already => self.interest.confirm(&topic, |outcome| {
-                match outcome {
-                    Ok(()) => reply.ok(),
-                    Err(_) => reply.refuse(&unavailable()),
-                }
-                drop(pending);
-            }),
+            Joined::Already => {
+                let (node, seat, id) = (Arc::clone(self), session.seat, session.id);
+                self.interest.confirm(&topic, move |outcome| {
+                    // The join that was still under way may have failed, and have been taken back.
+                    match outcome {
+                        Ok(()) if node.hub.is_member(seat, id, &room) => reply.ok(),
+                        _ => reply.refuse(&unavailable()),
+                    }
+                    drop(pending);
+                });
+            }
             Joined::New => {
                 let (node, seat, id) = (Arc::clone(self), session.seat, session.id);
                 let rule = Arc::clone(&session.rule);
@@ -460,6 +468,8 @@ impl Node {
         for (closed, outbox) in outboxes.iter().enumerate() {
             // A few at a time, for a timer's resolution is a millisecond.
             let due = spread.saturating_mul(u32::try_from(closed).unwrap_or(u32::MAX));
+            // A pace that would outlast the drain is hurried at its end.
+            let due = due.min(timeout.mul_f64(PACE_SHARE));
             if due > started.elapsed() + PACE_STEP {
                 tokio::time::sleep_until(started + due).await;
             }

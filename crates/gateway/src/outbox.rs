@@ -4,8 +4,10 @@
 //! task the caller runs on. Only what the socket would not take is queued, and then the connection's own task is
 //! woken to write the rest, all of it in one vectored write.
 //!
-//! Bound: `outbox_bytes_max` bytes wait. When a message would exceed it, the volatile messages that wait are
-//! dropped first; if it still does not fit, the connection is closed as a slow consumer. Both are counted.
+//! Bound: `outbox_bytes_max` bytes wait, counting a flat share per message beside its own. When a message would exceed
+//! it, what the transport takes is written first; then the volatile messages that wait are dropped; if it still does
+//! not fit, the connection is closed as a slow consumer. A message that alone exceeds the bound is no fault of its
+//! receiver's: it is taken by an empty outbox and otherwise dropped. All of it is counted.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -26,6 +28,11 @@ use crate::metrics::Metrics;
 /// Slices of one vectored write. The kernel takes 1,024; past 64 the gain per message is lost in the noise, and the
 /// array must fit a stack frame.
 const SLICES_MAX: usize = 64;
+
+/// What a message that waits weighs beside its bytes, about: its place in the queue, and on polling, where messages are
+/// kept whole until it is known which transport fetches them, the message itself.
+const ITEM_WEIGHT: usize = 64;
+const MESSAGE_WEIGHT: usize = 320;
 
 /// What one push did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +89,14 @@ impl Drop for PendingJoin {
 
 struct State {
     transport: Transport,
+    /// What waits, in bytes, flat shares included.
     bytes: usize,
+    /// Volatile messages among what waits.
+    volatile: usize,
     /// The socket refused bytes; the connection's task waits for it to take more.
     blocked: bool,
-    /// In a fan-out's list of outboxes to flush.
+    /// Somebody who appends flushes soon, so nobody writes meanwhile: a fan-out with this outbox in its list, or the
+    /// connection's own task between two messages of its client.
     dirty: bool,
     closed: Option<DisconnectReason>,
 }
@@ -117,6 +128,18 @@ struct Item {
     bytes: Bytes,
     /// May still be dropped: volatile, and no byte of it has left.
     volatile: bool,
+    /// Some bytes of it have left, so the rest must follow before anything else can.
+    started: bool,
+}
+
+impl Item {
+    fn whole(bytes: Bytes, volatile: bool) -> Self {
+        Self { bytes, volatile, started: false }
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes.len() + ITEM_WEIGHT
+    }
 }
 
 impl Outbox {
@@ -135,7 +158,14 @@ impl Outbox {
 
     fn new(transport: Transport, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
         Self {
-            state: Mutex::new(State { transport, bytes: 0, blocked: false, dirty: false, closed: None }),
+            state: Mutex::new(State {
+                transport,
+                bytes: 0,
+                volatile: 0,
+                blocked: false,
+                dirty: false,
+                closed: None,
+            }),
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
             joins: AtomicU32::new(0),
@@ -155,15 +185,15 @@ impl Outbox {
         }
         match &mut state.transport {
             Transport::WebSocket { stream, binary, queue } => {
-                if queue.is_empty() && !state.blocked {
+                if queue.is_empty() && !state.blocked && !state.dirty {
                     let bytes = binary.form(message);
                     match stream.try_write(bytes) {
                         Ok(written) if written == bytes.len() => return Pushed::Taken,
                         Ok(written) => {
-                            let rest = bytes.slice(written..);
-                            state.bytes += rest.len();
-                            self.metrics.outbox_grew(rest.len());
-                            queue.push_back(Item { bytes: rest, volatile: false });
+                            let rest = Item { bytes: bytes.slice(written..), volatile: false, started: true };
+                            state.bytes += rest.weight();
+                            self.metrics.outbox_grew(rest.weight());
+                            queue.push_back(rest);
                             state.blocked = true;
                             self.waker.wake();
                             return Pushed::Taken;
@@ -182,6 +212,7 @@ impl Outbox {
             }
             Transport::Polling { queue, waiting } => {
                 if queue.is_empty()
+                    && !state.dirty
                     && let Some(poll) = waiting.take()
                 {
                     match poll.send(message.polling().clone()) {
@@ -222,33 +253,26 @@ impl Outbox {
 
     fn append_state(&self, state: &mut State, message: &Message) -> Pushed {
         let volatile = message.is_volatile();
-        let length = match &state.transport {
-            Transport::WebSocket { binary, .. } => {
-                if volatile && state.blocked {
-                    self.metrics.dropped("volatile", 1);
-                    return Pushed::Dropped;
-                }
-                binary.form(message).len()
+        let weight = match &state.transport {
+            Transport::WebSocket { .. } if volatile && state.blocked => {
+                self.metrics.dropped("volatile", 1);
+                return Pushed::Dropped;
             }
-            Transport::Polling { .. } => message.polling().len(),
+            Transport::WebSocket { binary, .. } => binary.form(message).len() + ITEM_WEIGHT,
+            Transport::Polling { .. } => message.polling().len() + MESSAGE_WEIGHT,
             Transport::Gone => return Pushed::Closed,
         };
-        if state.bytes + length > self.bytes_max {
-            self.drop_volatile(state);
-            if state.bytes + length > self.bytes_max {
-                if volatile {
-                    self.metrics.dropped("volatile", 1);
-                    return Pushed::Dropped;
-                }
-                self.close_state(state, DisconnectReason::SlowConsumer);
-                return Pushed::Closed;
-            }
+        if state.bytes + weight > self.bytes_max
+            && let Some(refused) = self.make_room(state, weight, volatile)
+        {
+            return refused;
         }
-        state.bytes += length;
-        self.metrics.outbox_grew(length);
+        state.bytes += weight;
+        state.volatile += usize::from(volatile);
+        self.metrics.outbox_grew(weight);
         match &mut state.transport {
             Transport::WebSocket { binary, queue, .. } => {
-                queue.push_back(Item { bytes: binary.form(message).clone(), volatile });
+                queue.push_back(Item::whole(binary.form(message).clone(), volatile));
             }
             Transport::Polling { queue, .. } => queue.push_back(message.clone()),
             Transport::Gone => {}
@@ -256,20 +280,52 @@ impl Outbox {
         Pushed::Taken
     }
 
+    /// Makes room for a message that would exceed the bound, or says what becomes of it.
+    fn make_room(&self, state: &mut State, weight: usize, volatile: bool) -> Option<Pushed> {
+        if !state.blocked {
+            // A batch is appended before anything of it is written; its receiver may be quick all the same.
+            self.flush_state(state);
+        }
+        if state.closed.is_some() {
+            return Some(Pushed::Closed);
+        }
+        if state.bytes == 0 || state.bytes + weight <= self.bytes_max {
+            return None;
+        }
+        self.drop_volatile(state);
+        if state.bytes == 0 || state.bytes + weight <= self.bytes_max {
+            return None;
+        }
+        if volatile {
+            self.metrics.dropped("volatile", 1);
+            return Some(Pushed::Dropped);
+        }
+        if weight > self.bytes_max {
+            self.metrics.dropped("too_large", 1);
+            return Some(Pushed::Dropped);
+        }
+        self.close_state(state, DisconnectReason::SlowConsumer);
+        Some(Pushed::Closed)
+    }
+
     fn drop_volatile(&self, state: &mut State) {
+        if state.volatile == 0 {
+            return;
+        }
+        state.volatile = 0;
         let (mut messages, mut bytes) = (0, 0);
         match &mut state.transport {
             Transport::WebSocket { queue, .. } => queue.retain(|item| {
                 if item.volatile {
                     messages += 1;
-                    bytes += item.bytes.len();
+                    bytes += item.weight();
                 }
                 !item.volatile
             }),
             Transport::Polling { queue, .. } => queue.retain(|message| {
                 if message.is_volatile() {
                     messages += 1;
-                    bytes += message.polling().len();
+                    bytes += message.polling().len() + MESSAGE_WEIGHT;
                 }
                 !message.is_volatile()
             }),
@@ -293,9 +349,10 @@ impl Outbox {
                 let mut failed = false;
                 while !queue.is_empty() {
                     match write_queue(stream, queue) {
-                        Ok(written) => {
-                            state.bytes -= written;
-                            self.metrics.outbox_shrank(written);
+                        Ok(sent) => {
+                            state.bytes -= sent.weight;
+                            state.volatile -= sent.volatile;
+                            self.metrics.outbox_shrank(sent.weight);
                         }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             if !state.blocked {
@@ -311,11 +368,13 @@ impl Outbox {
                     }
                 }
                 state.blocked = false;
+                // A connection that has caught up owns no queue, and neither does one that is lost.
+                *queue = VecDeque::new();
                 if failed {
+                    self.metrics.outbox_shrank(state.bytes);
+                    state.bytes = 0;
+                    state.volatile = 0;
                     self.close_state(state, DisconnectReason::TransportError);
-                } else {
-                    // A connection that has caught up owns no queue.
-                    *queue = VecDeque::new();
                 }
             }
             Transport::Polling { queue, waiting } => {
@@ -326,6 +385,7 @@ impl Outbox {
                     let payload = drain_payload(queue);
                     self.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
+                    state.volatile = 0;
                     // A poll that went away takes its payload along: its connection is closed as aborted.
                     let _ = poll.send(payload);
                 }
@@ -348,6 +408,7 @@ impl Outbox {
             let payload = drain_payload(queue);
             self.metrics.outbox_shrank(state.bytes);
             state.bytes = 0;
+            state.volatile = 0;
             if state.closed.is_some() {
                 self.waker.wake();
             }
@@ -381,9 +442,9 @@ impl Outbox {
         self.metrics.outbox_shrank(state.bytes);
         let queue: VecDeque<Item> = std::mem::take(queue)
             .iter()
-            .map(|message| Item { bytes: binary.form(message).clone(), volatile: message.is_volatile() })
+            .map(|message| Item::whole(binary.form(message).clone(), message.is_volatile()))
             .collect();
-        state.bytes = queue.iter().map(|item| item.bytes.len()).sum();
+        state.bytes = queue.iter().map(Item::weight).sum();
         self.metrics.outbox_grew(state.bytes);
         state.transport = Transport::WebSocket { stream, binary, queue };
         self.flush_state(state);
@@ -406,14 +467,29 @@ impl Outbox {
         }
     }
 
+    /// Drops what waits, but for the rest of a frame that has begun to leave: a close frame may follow it.
     fn discard(&self, state: &mut State) {
         self.metrics.outbox_shrank(state.bytes);
         state.bytes = 0;
+        state.volatile = 0;
         match &mut state.transport {
-            Transport::WebSocket { queue, .. } => *queue = VecDeque::new(),
+            Transport::WebSocket { queue, .. } => {
+                let rest = std::mem::take(queue).pop_front().filter(|item| item.started);
+                if let Some(rest) = rest {
+                    state.bytes = rest.weight();
+                    self.metrics.outbox_grew(state.bytes);
+                    queue.push_back(rest);
+                }
+            }
             Transport::Polling { queue, .. } => *queue = VecDeque::new(),
             Transport::Gone => {}
         }
+    }
+
+    /// Holds writes back until [`Outbox::flush`], which the caller must call: what its client sent in one go is
+    /// answered in one go.
+    pub(crate) fn cork(&self) {
+        self.state.lock().dirty = true;
     }
 
     /// The last message of a connection, taken even though the outbox is closed. Returns whether everything has
@@ -423,9 +499,10 @@ impl Outbox {
         let state = &mut *state;
         match &mut state.transport {
             Transport::WebSocket { queue, .. } => {
-                state.bytes += websocket.len();
-                self.metrics.outbox_grew(websocket.len());
-                queue.push_back(Item { bytes: websocket, volatile: false });
+                let last = Item::whole(websocket, false);
+                state.bytes += last.weight();
+                self.metrics.outbox_grew(last.weight());
+                queue.push_back(last);
                 self.flush_state(state);
                 state.bytes == 0
             }
@@ -436,7 +513,7 @@ impl Outbox {
                 }
                 queue.push_back(polling.clone());
                 self.metrics.outbox_shrank(state.bytes);
-                state.bytes = queue.iter().map(|message| message.polling().len()).sum();
+                state.bytes = queue.iter().map(|message| message.polling().len() + MESSAGE_WEIGHT).sum();
                 self.metrics.outbox_grew(state.bytes);
                 self.flush_state(state);
                 state.bytes == 0
@@ -448,7 +525,8 @@ impl Outbox {
     /// Gives up the transport and everything that still waits for it.
     pub(crate) fn abandon(&self) {
         let mut state = self.state.lock();
-        self.discard(&mut state);
+        self.metrics.outbox_shrank(state.bytes);
+        state.bytes = 0;
         state.transport = Transport::Gone;
     }
 
@@ -505,13 +583,19 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let mut state = self.state.lock();
-        self.discard(&mut state);
+        self.metrics.outbox_shrank(self.state.get_mut().bytes);
     }
 }
 
-/// Writes up to [`SLICES_MAX`] items at once and removes what was taken. Returns the bytes written.
-fn write_queue(stream: &OwnedWriteHalf, queue: &mut VecDeque<Item>) -> io::Result<usize> {
+/// What one write took out of a queue.
+#[derive(Default)]
+struct Sent {
+    weight: usize,
+    volatile: usize,
+}
+
+/// Writes up to [`SLICES_MAX`] items at once and removes what was taken.
+fn write_queue(stream: &OwnedWriteHalf, queue: &mut VecDeque<Item>) -> io::Result<Sent> {
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let mut count = 0;
     for (slice, item) in slices.iter_mut().zip(queue.iter()) {
@@ -522,19 +606,25 @@ fn write_queue(stream: &OwnedWriteHalf, queue: &mut VecDeque<Item>) -> io::Resul
     if written == 0 {
         return Err(io::ErrorKind::WriteZero.into());
     }
-    let mut rest = written;
+    let (mut sent, mut rest) = (Sent::default(), written);
     while rest > 0 {
         let Some(front) = queue.front_mut() else { break };
+        if front.volatile {
+            front.volatile = false;
+            sent.volatile += 1;
+        }
         if rest >= front.bytes.len() {
             rest -= front.bytes.len();
+            sent.weight += front.weight();
             queue.pop_front();
         } else {
             front.bytes.advance(rest);
-            front.volatile = false;
+            front.started = true;
+            sent.weight += rest;
             rest = 0;
         }
     }
-    Ok(written)
+    Ok(sent)
 }
 
 fn drain_payload(queue: &mut VecDeque<Message>) -> Bytes {
@@ -663,7 +753,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_outbox_drops_volatile_messages_and_then_the_connection() {
         let metrics = metrics();
-        let outbox = Outbox::polling(1_000, Arc::clone(&metrics));
+        let outbox = Outbox::polling(1_600, Arc::clone(&metrics));
         assert_eq!(outbox.push(&text(&"v".repeat(600), true)), Pushed::Taken);
         assert_eq!(outbox.push(&text(&"d".repeat(600), false)), Pushed::Taken);
         assert!(metrics.text().unwrap().contains("tidegate_dropped_total{reason=\"volatile\"} 1"));
@@ -674,6 +764,56 @@ mod tests {
         assert_eq!(outbox.closed(), Some(DisconnectReason::SlowConsumer));
         assert!(outbox.is_drained());
         assert!(metrics.text().unwrap().contains("tidegate_outbox_bytes 0"));
+    }
+
+    #[tokio::test]
+    async fn a_batch_beyond_the_bound_does_not_close_a_receiver_that_keeps_up() {
+        let (outbox, _read, mut peer) = pair(&metrics()).await;
+        let chunk = text(&"z".repeat(20 * 1024), false);
+        let reading = async {
+            let mut received = BytesMut::new();
+            while received.len() < 40 * chunk.websocket().len() {
+                assert!(peer.read_buf(&mut received).await.unwrap() > 0);
+            }
+        };
+        let appending = async {
+            for _ in 0..40 {
+                outbox.append(&chunk);
+                assert_eq!(outbox.closed(), None);
+                if outbox.state.lock().blocked {
+                    flush_when_writable(&outbox).await;
+                }
+            }
+            outbox.flush();
+            flush_when_writable(&outbox).await;
+        };
+        tokio::join!(reading, appending);
+    }
+
+    #[tokio::test]
+    async fn one_message_beyond_the_bound_is_not_its_receivers_fault() {
+        let metrics = metrics();
+        let outbox = Outbox::polling(1_000, Arc::clone(&metrics));
+        assert_eq!(outbox.push(&text(&"d".repeat(2_000), false)), Pushed::Taken, "an empty outbox takes it");
+        assert_eq!(outbox.push(&text(&"d".repeat(2_000), false)), Pushed::Dropped);
+        assert_eq!(outbox.closed(), None);
+        assert!(metrics.text().unwrap().contains("tidegate_dropped_total{reason=\"too_large\"} 1"));
+    }
+
+    #[tokio::test]
+    async fn corked_messages_leave_together() {
+        let (outbox, _read, mut peer) = pair(&metrics()).await;
+        outbox.cork();
+        outbox.push(&text("2[1]", false));
+        outbox.push(&text("2[2]", false));
+        assert!(!outbox.is_drained());
+        outbox.flush();
+        assert!(outbox.is_drained());
+        outbox.push(&text("2[3]", false));
+        assert!(outbox.is_drained(), "a flush takes the cork out");
+        let mut received = [0; 21];
+        peer.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"\x81\x0542[1]\x81\x0542[2]\x81\x0542[3]");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Where a request comes from: the socket's address, or what a trusted proxy says about it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -66,13 +66,29 @@ pub(crate) fn client_address(socket: IpAddr, headers: &HeaderMap, trusted: &[Net
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
     for hop in hops.iter().rev() {
-        let Ok(address) = hop.parse::<IpAddr>() else { break };
+        let Some(address) = hop_address(hop) else { break };
         client = address.to_canonical();
         if !is_trusted(client) {
             break;
         }
     }
     client
+}
+
+/// The address of one hop, which some proxies write with a port or in brackets.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    hop.parse::<IpAddr>()
+        .or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()))
+        .or_else(|_| hop.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>())
+        .ok()
+}
+
+/// What counts as one address: of IPv6 the first 64 bits, of which whoever has one address has them all.
+fn counted(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+    }
 }
 
 /// Open connections per address. An entry exists only while its address has one.
@@ -98,6 +114,7 @@ impl Addresses {
         if self.max == 0 {
             return Ok(None);
         }
+        let address = counted(address);
         let mut counts = self.counts.lock();
         let count = counts.entry(address).or_insert(0);
         if *count >= self.max {
@@ -152,6 +169,12 @@ mod tests {
         headers.append("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.9".parse().unwrap());
         assert_eq!(client_address(address("10.0.0.1"), &headers, &trusted), address("1.2.3.4"));
         assert_eq!(client_address(address("9.9.9.9"), &headers, &trusted), address("9.9.9.9"));
+        for (written, read) in
+            [("1.2.3.4:5678", "1.2.3.4"), ("[2001:db8::1]:80", "2001:db8::1"), ("[::5]", "::5")]
+        {
+            headers.insert("x-forwarded-for", written.parse().unwrap());
+            assert_eq!(client_address(address("10.0.0.1"), &headers, &trusted), address(read));
+        }
     }
 
     #[test]
@@ -162,6 +185,9 @@ mod tests {
         assert!(addresses.admit(address("2.2.2.2")).is_ok());
         drop(one);
         assert!(addresses.admit(address("1.1.1.1")).is_ok());
+        let _one = addresses.admit(address("2001:db8::1")).unwrap();
+        assert_eq!(addresses.admit(address("2001:db8::2")).err(), Some(TooMany), "one /64 is one address");
+        assert!(addresses.admit(address("2001:db8:0:1::2")).is_ok());
         assert!(Addresses::new(0).admit(address("1.1.1.1")).unwrap().is_none());
     }
 }

@@ -1,7 +1,6 @@
 //! What arrives: frames of a WebSocket, payloads of polling requests, and the WebSocket of an upgrade.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -13,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Connection, Exit, UNAUTHENTICATED_BYTES_MAX};
+use super::{Connection, Exit, UNAUTHENTICATED_BYTES_MAX, millis};
 use crate::engines::Engine;
 use crate::message::Message;
 use crate::outbox::Binary;
@@ -31,10 +30,8 @@ pub(crate) enum Link {
     WebSocket(Socket),
     Polling {
         input: mpsc::Receiver<Input>,
-        /// The rest of a payload.
-        pieces: VecDeque<OwnedPiece>,
-        /// Told when the payload has been looked at whole.
-        accepted: Option<oneshot::Sender<()>>,
+        /// The payload that is being looked at, and how far.
+        payload: Option<(Payload, usize)>,
     },
 }
 
@@ -62,17 +59,6 @@ pub(crate) struct Payload {
     pub(crate) accepted: oneshot::Sender<()>,
 }
 
-/// A piece of a payload, kept while what came before it is still under way.
-pub(crate) enum OwnedPiece {
-    Text(String),
-    Binary(Vec<u8>),
-    Pong,
-    Close,
-    Ping,
-    Ignored,
-    Broken(ParseError),
-}
-
 impl Link {
     pub(crate) fn websocket(read: OwnedReadHalf, unread: Vec<u8>, message_bytes_max: usize) -> Self {
         let frames = websocket::Decoder::new(Role::Server, message_bytes_max);
@@ -80,11 +66,20 @@ impl Link {
     }
 
     pub(crate) fn polling(input: mpsc::Receiver<Input>) -> Self {
-        Self::Polling { input, pieces: VecDeque::new(), accepted: None }
+        Self::Polling { input, payload: None }
     }
 
     pub(crate) fn is_websocket(&self) -> bool {
         matches!(self, Self::WebSocket(_))
+    }
+
+    /// Takes nothing more from requests, and answers those that wait.
+    pub(super) fn close_requests(&mut self) {
+        if let Self::Polling { input, payload } = self {
+            *payload = None;
+            input.close();
+            while input.try_recv().is_ok() {}
+        }
     }
 
     /// The reading half, to let the peer finish while we hang up.
@@ -92,22 +87,6 @@ impl Link {
         match self {
             Self::WebSocket(socket) => Some(&mut socket.read),
             Self::Polling { .. } => None,
-        }
-    }
-}
-
-impl OwnedPiece {
-    fn new(piece: Result<Piece<'_>, ParseError>) -> Self {
-        match piece {
-            Ok(Piece::Binary(bytes)) => Self::Binary(bytes),
-            Ok(Piece::Packet(packet)) => match packet {
-                Packet::Text(text) => Self::Text(text.to_owned()),
-                Packet::Pong(_) => Self::Pong,
-                Packet::Close => Self::Close,
-                Packet::Ping(_) => Self::Ping,
-                Packet::Open(_) | Packet::Upgrade | Packet::Noop => Self::Ignored,
-            },
-            Err(error) => Self::Broken(error),
         }
     }
 }
@@ -144,32 +123,40 @@ impl Connection {
                 Poll::Ready(self.feed(&mut unread))
             }
             Link::WebSocket(_) => SCRATCH.with_borrow_mut(|scratch| self.poll_read(scratch, context)),
-            Link::Polling { input, pieces, accepted } => {
-                if let Some(piece) = pieces.pop_front() {
-                    if pieces.is_empty()
-                        && let Some(accepted) = accepted.take()
-                    {
-                        // The request may have gone away; its payload counts all the same.
-                        let _ = accepted.send(());
-                    }
-                    return Poll::Ready(self.on_piece(piece));
+            Link::Polling { payload: Some(_), .. } => Poll::Ready(self.next_piece()),
+            Link::Polling { input, payload } => match ready!(input.poll_recv(context)) {
+                None => Poll::Ready(Err(Exit::because(DisconnectReason::TransportClose))),
+                Some(Input::Violation(reason)) => Poll::Ready(Err(Exit::because(reason))),
+                Some(Input::Payload(posted)) => {
+                    *payload = Some((posted, 0));
+                    Poll::Ready(Ok(()))
                 }
-                match ready!(input.poll_recv(context)) {
-                    None => Poll::Ready(Err(Exit::because(DisconnectReason::TransportClose))),
-                    Some(Input::Violation(reason)) => Poll::Ready(Err(Exit::because(reason))),
-                    Some(Input::Payload(payload)) => {
-                        *pieces = payload::decode(&payload.body).map(OwnedPiece::new).collect();
-                        *accepted = Some(payload.accepted);
-                        Poll::Ready(Ok(()))
-                    }
-                    Some(Input::Upgraded { read, write, binary, unread }) => {
-                        self.upgrade(read, unread);
-                        self.outbox.upgrade(write, binary, &Message::engine("6"));
-                        Poll::Ready(Ok(()))
-                    }
+                Some(Input::Upgraded { read, write, binary, unread }) => {
+                    self.upgrade(read, unread);
+                    self.outbox.upgrade(write, binary, &Message::engine("6"));
+                    Poll::Ready(Ok(()))
                 }
+            },
+        }
+    }
+
+    /// Looks at the next packet of the payload at hand.
+    fn next_piece(&mut self) -> Result<(), Exit> {
+        let Link::Polling { payload, .. } = &mut self.link else { return Ok(()) };
+        let Some((posted, start)) = payload.take() else { return Ok(()) };
+        let rest = &posted.body[start..];
+        let end = rest.find(char::from(payload::SEPARATOR));
+        let handled = self.on_piece(payload::piece(&rest[..end.unwrap_or(rest.len())]));
+        match (end, &mut self.link) {
+            (Some(end), Link::Polling { payload, .. }) if handled.is_ok() => {
+                *payload = Some((posted, start + end + 1));
+            }
+            _ => {
+                // The request may have gone away; its payload counts all the same.
+                let _ = posted.accepted.send(());
             }
         }
+        handled
     }
 
     fn poll_read(&mut self, scratch: &mut [u8], context: &mut Context<'_>) -> Poll<Result<(), Exit>> {
@@ -193,14 +180,24 @@ impl Connection {
         // An awaited pong may have become due later, never earlier; the armed deadline looks again.
     }
 
-    /// Takes every message out of `bytes`, until one of them must be waited for; the rest is kept.
+    /// Takes every message out of `bytes`, until one of them must be waited for or others must have their turn; the
+    /// rest is kept. What several messages are answered leaves together.
     fn feed(&mut self, bytes: &mut [u8]) -> Result<(), Exit> {
         let mut input = websocket::Input::new(bytes);
+        let mut corked = false;
+        let fed = self.feed_messages(&mut input, &mut corked);
+        if corked {
+            self.outbox.flush();
+        }
+        fed
+    }
+
+    fn feed_messages(&mut self, input: &mut websocket::Input<'_>, corked: &mut bool) -> Result<(), Exit> {
         loop {
             let Link::WebSocket(socket) = &mut self.link else { return Ok(()) };
             // The decoder is taken out for the time of one message, which may borrow from it.
             let mut frames = std::mem::replace(&mut socket.frames, websocket::Decoder::new(Role::Server, 0));
-            let handled = match frames.next(&mut input) {
+            let handled = match frames.next(input) {
                 Ok(None) => Ok(false),
                 Ok(Some(incoming)) => self.on_incoming(incoming).map(|()| true),
                 Err(violation) => Err(Exit {
@@ -214,6 +211,11 @@ impl Connection {
             if !handled? {
                 return Ok(());
             }
+            self.turn = self.turn.saturating_sub(1);
+            if !*corked && !input.is_empty() {
+                *corked = true;
+                self.outbox.cork();
+            }
             if self.is_held() {
                 if let Link::WebSocket(socket) = &mut self.link {
                     socket.unread = input.remaining().to_vec();
@@ -225,13 +227,7 @@ impl Connection {
 
     fn on_incoming(&mut self, incoming: Incoming<'_>) -> Result<(), Exit> {
         match incoming {
-            Incoming::Text(text) => match payload::piece(text) {
-                Ok(Piece::Packet(Packet::Text(text))) => {
-                    self.alive(false);
-                    self.on_text(text)
-                }
-                other => self.on_piece(OwnedPiece::new(other)),
-            },
+            Incoming::Text(text) => self.on_piece(payload::piece(text)),
             Incoming::Binary(bytes) => {
                 self.alive(false);
                 self.on_binary(bytes)
@@ -245,16 +241,18 @@ impl Connection {
         }
     }
 
-    fn on_piece(&mut self, piece: OwnedPiece) -> Result<(), Exit> {
-        self.alive(matches!(piece, OwnedPiece::Pong));
+    fn on_piece(&mut self, piece: Result<Piece<'_>, ParseError>) -> Result<(), Exit> {
+        self.alive(matches!(piece, Ok(Piece::Packet(Packet::Pong(_)))));
         match piece {
-            OwnedPiece::Text(text) => self.on_text(&text),
-            OwnedPiece::Binary(bytes) => self.on_binary(&bytes),
-            OwnedPiece::Pong | OwnedPiece::Ignored => Ok(()),
-            OwnedPiece::Close => Err(Exit::because(DisconnectReason::TransportClose)),
-            // In this revision of Engine.IO only servers ping.
-            OwnedPiece::Ping => Err(Exit::because(DisconnectReason::TransportError)),
-            OwnedPiece::Broken(error) => {
+            Ok(Piece::Binary(bytes)) => self.on_binary(&bytes),
+            Ok(Piece::Packet(packet)) => match packet {
+                Packet::Text(text) => self.on_text(text),
+                Packet::Pong(_) | Packet::Open(_) | Packet::Upgrade | Packet::Noop => Ok(()),
+                Packet::Close => Err(Exit::because(DisconnectReason::TransportClose)),
+                // In this revision of Engine.IO only servers ping.
+                Packet::Ping(_) => Err(Exit::because(DisconnectReason::TransportError)),
+            },
+            Err(error) => {
                 tracing::debug!(%error, "closing a connection");
                 Err(Exit::because(DisconnectReason::ParseError))
             }
@@ -264,5 +262,9 @@ impl Connection {
     fn alive(&mut self, is_pong: bool) {
         let now = self.node.clock.now_ms();
         self.heartbeat.on_packet(now, is_pong);
+        if is_pong {
+            // The next ping may be due before the pong would have been.
+            self.arm_earlier(now + millis(self.node.options.engine.ping_interval));
+        }
     }
 }

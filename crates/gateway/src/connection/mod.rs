@@ -32,9 +32,15 @@ use crate::node::{Admitted, Inner};
 use crate::outbox::Outbox;
 use crate::session::Session;
 
-/// Reads or requests handled in one go before other tasks of the worker get their turn. Each is at most one scratch
-/// buffer, so this is about a millisecond of parsing.
-const IO_LOOP_BOUND: usize = 16;
+/// Messages handled in one go before other tasks of the worker get their turn: a millisecond or less, even when each
+/// is answered. A client that floods its node must not be felt by others.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// Sessions of one connection. Pages use one to three namespaces; each costs two subscriptions.
+const SESSIONS_MAX: usize = 64;
+
+/// Namespaces whose end the client may not have heard of yet.
+const ENDED_MAX: usize = 8;
 
 /// Largest message before the client is authenticated, in bytes: a token fits, a flood does not.
 pub(crate) const UNAUTHENTICATED_BYTES_MAX: usize = 16 * 1024;
@@ -74,6 +80,10 @@ pub(crate) struct Connection {
     /// The deadline that the timer knows.
     armed_ms: u64,
     bucket: Bucket,
+    /// Messages that may still be handled in this turn.
+    turn: usize,
+    /// Namespaces that the node ended; what the client sent there before it heard of it is ignored.
+    ended: Vec<Namespace>,
     /// What must be over before more input is looked at.
     busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
     /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
@@ -110,6 +120,8 @@ impl Connection {
             hang_up_ms: None,
             armed_ms: u64::MAX,
             bucket: Bucket::full(now, node.options.limits.events_burst),
+            turn: 0,
+            ended: Vec::new(),
             busy: None,
             deferred: None,
             node,
@@ -128,7 +140,9 @@ impl Connection {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
         self.outbox.register(context);
-        for _ in 0..IO_LOOP_BOUND {
+        self.turn = MESSAGES_PER_TURN;
+        while self.turn > 0 {
+            self.turn -= 1;
             if let Some(reason) = self.outbox.closed() {
                 return Poll::Ready(Exit::because(reason));
             }
@@ -225,6 +239,10 @@ impl Connection {
         let session = self.sessions.swap_remove(index);
         self.node.disconnect(&session, DisconnectReason::ServerNamespaceDisconnect);
         self.node.metrics.evicted(reason);
+        if self.ended.len() == ENDED_MAX {
+            self.ended.remove(0);
+        }
+        self.ended.push(session.namespace.clone());
         let Some(parser) = self.packets.parser() else { return };
         let mut data = Vec::new();
         write::array(&mut data, 2);
@@ -245,9 +263,9 @@ impl Connection {
         }
     }
 
-    /// Whether input must wait.
+    /// Whether input must wait: for an answer, or for other tasks' turns.
     fn is_held(&self) -> bool {
-        self.busy.is_some() || self.deferred.is_some()
+        self.busy.is_some() || self.deferred.is_some() || self.turn == 0
     }
 
     fn session(&self, namespace: &str) -> Option<usize> {

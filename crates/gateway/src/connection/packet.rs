@@ -6,7 +6,7 @@ use tidegate_core::{DisconnectReason, Namespace, SessionId, broker};
 use tidegate_msgpack::write;
 use tidegate_protocol::socketio::{self, Packet, Parser};
 
-use super::{Connection, Exit};
+use super::{Connection, Exit, SESSIONS_MAX};
 use crate::message::Message;
 use crate::namespaces::Operation;
 use crate::node::NewSession;
@@ -67,6 +67,8 @@ impl Connection {
                 self.node.disconnect(&session, DisconnectReason::ClientNamespaceDisconnect);
                 Ok(())
             }
+            // On its way before the client could hear that the node ended the session.
+            (packet, None) if self.ended.iter().any(|ended| ended.as_str() == packet.namespace()) => Ok(()),
             // A second CONNECT, or anything for a namespace that was not joined.
             _ => Err(forced_close),
         }
@@ -79,6 +81,15 @@ impl Connection {
 
     fn on_connect(&mut self, namespace: String, auth: Option<&[u8]>) -> Result<(), Exit> {
         let namespace = Namespace::from(namespace);
+        self.ended.retain(|ended| *ended != namespace);
+        if !self.take_token() {
+            let message = "more events and connects a second than limits.events_per_second_max";
+            return self.refuse_connect(&namespace, message, Some(ErrorCode::RateLimited));
+        }
+        if self.sessions.len() >= SESSIONS_MAX {
+            let message = format!("a connection may have at most {SESSIONS_MAX} namespaces");
+            return self.refuse_connect(&namespace, &message, Some(ErrorCode::TooLarge));
+        }
         let Some(rule) = self.node.rule(&namespace) else {
             return self.refuse_connect(&namespace, "Invalid namespace", None);
         };
@@ -181,6 +192,7 @@ impl Connection {
             return Err(Exit::because(DisconnectReason::ForcedClose));
         };
         let operation = event.name.and_then(Operation::parse);
+        let allowed = operation == Some(Operation::Heartbeat) || self.take_token();
         let session = &self.sessions[index];
         session.rule.metrics.messages_received.inc();
         let reply = Reply {
@@ -191,19 +203,14 @@ impl Connection {
             metrics: Arc::clone(&self.node.metrics),
             operation: operation.map_or("event", Operation::as_str),
         };
-        let limits = &self.node.options.limits;
-        let limited = operation != Some(Operation::Heartbeat)
-            && !self.bucket.take(self.node.clock.now_ms(), limits.events_per_second_max, limits.events_burst);
-        if limited {
+        if !allowed {
+            let max = self.node.options.limits.events_per_second_max;
             if !reply.is_awaited() {
                 self.node.metrics.dropped("rate_limited", 1);
             }
             reply.refuse(&Refusal::new(
                 ErrorCode::RateLimited,
-                format!(
-                    "more than {} events a second (limits.events_per_second_max)",
-                    limits.events_per_second_max
-                ),
+                format!("more than {max} events a second (limits.events_per_second_max)"),
             ));
             return Ok(());
         }
@@ -216,6 +223,11 @@ impl Connection {
         }
         self.hold_back();
         Ok(())
+    }
+
+    fn take_token(&mut self) -> bool {
+        let limits = &self.node.options.limits;
+        self.bucket.take(self.node.clock.now_ms(), limits.events_per_second_max, limits.events_burst)
     }
 
     /// Reads no more from a client while the queues that its events go to are filling up.

@@ -106,7 +106,7 @@ impl Queue {
         if self.bytes.load(Ordering::Relaxed) + weight > QUEUE_BYTES_MAX {
             return false;
         }
-        self.bytes.fetch_add(weight, Ordering::Relaxed);
+        self.bytes.fetch_add(weight, Ordering::AcqRel);
         jobs.push_back(job);
         let wake = jobs.len() == 1;
         drop(jobs);
@@ -117,7 +117,7 @@ impl Queue {
     }
 
     pub(super) fn is_congested(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) > QUEUE_BYTES_HIGH
+        self.bytes.load(Ordering::Acquire) > QUEUE_BYTES_HIGH
     }
 
     pub(super) async fn relieved(&self) {
@@ -145,9 +145,8 @@ impl Queue {
             }
             if !out.is_empty() {
                 let weight = out.iter().map(|job| job.publication.weight()).sum::<usize>();
-                let congested = self.is_congested();
-                self.bytes.fetch_sub(weight, Ordering::Relaxed);
-                if congested && !self.is_congested() {
+                let before = self.bytes.fetch_sub(weight, Ordering::AcqRel);
+                if before > QUEUE_BYTES_HIGH && before - weight <= QUEUE_BYTES_HIGH {
                     self.drained.notify_waiters();
                 }
                 return;
@@ -191,7 +190,7 @@ impl Hub {
                         }
                     }
                     since_yield += 1;
-                    if alone && since_yield >= RECEIVERS_PER_YIELD {
+                    if since_yield >= RECEIVERS_PER_YIELD {
                         since_yield = 0;
                         tokio::task::yield_now().await;
                     }

@@ -95,6 +95,11 @@ impl Hub {
         self.shard(seat.shard).state.lock().join(seat.slot, id, room, rooms_max)
     }
 
+    /// Whether the session is in `room`.
+    pub(crate) fn is_member(&self, seat: Seat, id: SessionId, room: &Room) -> bool {
+        self.shard(seat.shard).state.lock().is_member(seat.slot, id, room)
+    }
+
     /// Whether the session was a member.
     pub(crate) fn leave(&self, seat: Seat, id: SessionId, room: &Room) -> bool {
         self.shard(seat.shard).state.lock().leave(seat.slot, id, room)

@@ -160,6 +160,13 @@ impl State {
         Joined::New
     }
 
+    /// Whether the session is a member. Every socket is one of its own room.
+    pub(super) fn is_member(&mut self, slot: u32, id: SessionId, room: &Room) -> bool {
+        self.member(slot, id).is_some_and(|member| {
+            room.as_str() == id.as_str() || member.rooms.iter().any(|(joined, _)| joined == room)
+        })
+    }
+
     pub(super) fn leave(&mut self, slot: u32, id: SessionId, room: &Room) -> bool {
         let Self { sessions, namespaces, .. } = self;
         let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.id == id) else {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::Transport;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,9 @@ use tidegate_protocol::engineio::Refusal;
 /// How long the body of a POST may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bytes of an oversized body that are read and thrown away.
+const DISCARD_BYTES_MAX: usize = 32 << 20;
+
 /// Requests that may wait for one connection: one POST, one violation, one upgrade. More cannot come at once.
 const INPUT_MAX: usize = 4;
 
@@ -38,6 +41,8 @@ pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
         input,
         posting: AtomicBool::new(false),
         upgrading: AtomicBool::new(false),
+        moved: AtomicBool::new(false),
+        aborted: AtomicBool::new(false),
         joined: AtomicBool::new(node.options.auth.is_open()),
     };
     node.engines.insert(id, Engine::Polling(Arc::new(polling)));
@@ -68,8 +73,15 @@ struct Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.polling.outbox.close(DisconnectReason::TransportError);
+        let polling = self.polling;
+        if self.answered || polling.moved.load(Ordering::Acquire) {
+            return;
+        }
+        // A client that moves to its WebSocket may drop its last poll, and says that it has moved on another
+        // connection. Whoever serves that one decides.
+        polling.aborted.store(true, Ordering::Release);
+        if !polling.upgrading.load(Ordering::Acquire) {
+            polling.outbox.close(DisconnectReason::TransportError);
         }
     }
 }
@@ -115,16 +127,10 @@ pub(super) async fn post(node: &Inner, polling: Arc<Polling>, request: Request<B
     }
     let max = node.options.engine.payload_bytes_max;
     let max = if polling.joined.load(Ordering::Acquire) { max } else { max.min(UNAUTHENTICATED_BYTES_MAX) };
-    let body = Limited::new(request.into_body(), max).collect();
-    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            // Whatever of it still comes is not worth reading.
-            let mut response = empty(StatusCode::PAYLOAD_TOO_LARGE);
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return response;
-        }
-        Ok(Err(_)) => {
+    let body = match tokio::time::timeout(BODY_TIMEOUT, read_body(request.into_body(), max)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(BodyError::TooLarge)) => return empty(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(BodyError::Broken)) => {
             violate(&polling, DisconnectReason::TransportError).await;
             return empty(StatusCode::BAD_REQUEST);
         }
@@ -133,7 +139,7 @@ pub(super) async fn post(node: &Inner, polling: Arc<Polling>, request: Request<B
             return empty(StatusCode::REQUEST_TIMEOUT);
         }
     };
-    let Ok(body) = String::from_utf8(body.into()) else {
+    let Ok(body) = String::from_utf8(body) else {
         violate(&polling, DisconnectReason::ParseError).await;
         return empty(StatusCode::BAD_REQUEST);
     };
@@ -146,6 +152,32 @@ pub(super) async fn post(node: &Inner, polling: Arc<Polling>, request: Request<B
     let mut response = Response::new(Body::from("ok"));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     response
+}
+
+enum BodyError {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body of at most `max` bytes. A larger one is read on for a while and thrown away: most clients look for an
+/// answer only when they have sent everything, and would otherwise find a reset.
+async fn read_body(mut body: Body, max: usize) -> Result<Vec<u8>, BodyError> {
+    let mut read = Vec::new();
+    let mut discarded = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BodyError::Broken)?;
+        let Ok(data) = frame.into_data() else { continue };
+        if discarded == 0 && read.len() + data.len() <= max {
+            read.extend_from_slice(&data);
+            continue;
+        }
+        read = Vec::new();
+        discarded += data.len();
+        if discarded > DISCARD_BYTES_MAX {
+            break;
+        }
+    }
+    if discarded > 0 { Err(BodyError::TooLarge) } else { Ok(read) }
 }
 
 async fn violate(polling: &Polling, reason: DisconnectReason) {

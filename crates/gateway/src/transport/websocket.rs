@@ -1,6 +1,7 @@
 //! WebSocket: a new connection's, or the one that a polling client moves to.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::response::Response;
 use fastwebsockets::upgrade::{UpgradeFut, upgrade};
 use http::Request;
 use hyper_util::rt::TokioIo;
+use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::{NOOP_TICK_MS, Probe, ProbeStep, Refusal, Transport};
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,6 +26,9 @@ use crate::outbox::{Binary, Outbox};
 /// How long the switch of protocols may take once it is answered: the client has the answer in its hands.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a last frame may take to be taken.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Bytes of one probe message. `2probe` has six.
 const PROBE_BYTES_MAX: usize = 128;
 
@@ -32,6 +37,15 @@ struct Raw {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     unread: Vec<u8>,
+}
+
+impl Raw {
+    /// Says goodbye, unless the peer does not even take that.
+    async fn hang_up(&mut self) {
+        let goodbye = websocket::close(None, "");
+        // Whether the peer still hears it does not matter.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.write.write_all(&goodbye)).await;
+    }
 }
 
 /// Answers the handshake, or refuses what is none.
@@ -111,8 +125,7 @@ pub(super) fn turn_away(node: &Inner, request: Request<Body>) -> Response {
     };
     node.requests.spawn(async move {
         if let Some(mut raw) = raw(future).await {
-            // Whether the peer still hears it does not matter.
-            let _ = raw.write.write_all(&websocket::close(None, "")).await;
+            raw.hang_up().await;
         }
     });
     response
@@ -135,8 +148,8 @@ pub(super) fn probe(
     let tracker = node.requests.clone();
     tracker.spawn(async move {
         let Some(mut raw) = raw(future).await else { return };
-        let Some(_upgrading) = Exclusive::claim(&polling.upgrading) else {
-            let _ = raw.write.write_all(&websocket::close(None, "")).await;
+        let Some(upgrading) = Exclusive::claim(&polling.upgrading) else {
+            raw.hang_up().await;
             return;
         };
         let limit = node.options.engine.upgrade_timeout;
@@ -147,12 +160,17 @@ pub(super) fn probe(
             () = closing => false,
         };
         if moved {
+            polling.moved.store(true, Ordering::Release);
             let Raw { read, write, unread } = raw;
             // A connection that has ended drops the WebSocket, and the client hears that it is gone.
             let _ = polling.input.send(Input::Upgraded { read, write, binary, unread }).await;
         } else {
             tracing::debug!(?id, "an upgrade failed; its client goes on polling");
-            let _ = raw.write.write_all(&websocket::close(None, "")).await;
+            drop(upgrading);
+            if polling.aborted.load(Ordering::Acquire) {
+                polling.outbox.close(DisconnectReason::TransportError);
+            }
+            raw.hang_up().await;
         }
     });
     response
