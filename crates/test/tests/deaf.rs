@@ -93,7 +93,8 @@ async fn a_deaf_node_keeps_whom_it_has() {
     brisk.engine.ping_timeout = Duration::from_millis(500);
     let (cluster, a, lies) = lying(brisk).await;
     let mut wire = Wire::connect(&a).await;
-    wire.send(r#"42["join","r"]"#).await;
+    wire.send(r#"429["join","r"]"#).await;
+    assert_eq!(wire.text().await, r#"439[{"ok":true}]"#);
     lies.swallow_pulses(true);
     lies.lost();
     for _ in 0..3 {

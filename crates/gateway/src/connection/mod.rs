@@ -79,7 +79,9 @@ pub(crate) struct Connection {
     hang_up_ms: Option<u64>,
     /// The deadline that the timer knows.
     armed_ms: u64,
-    bucket: Bucket,
+    events: Bucket,
+    /// CONNECTs, by the same measure and apart from events.
+    connects: Bucket,
     /// Messages that may still be handled in this turn.
     turn: usize,
     /// Namespaces that the node ended; what the client sent there before it heard of it is ignored.
@@ -119,7 +121,8 @@ impl Connection {
             connect_deadline_ms: Some(now + millis(engine.connect_timeout)),
             hang_up_ms: None,
             armed_ms: u64::MAX,
-            bucket: Bucket::full(now, node.options.limits.events_burst),
+            events: Bucket::full(now, node.options.limits.events_burst),
+            connects: Bucket::full(now, node.options.limits.events_burst),
             turn: 0,
             ended: Vec::new(),
             busy: None,

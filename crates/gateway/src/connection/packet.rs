@@ -82,8 +82,9 @@ impl Connection {
     fn on_connect(&mut self, namespace: String, auth: Option<&[u8]>) -> Result<(), Exit> {
         let namespace = Namespace::from(namespace);
         self.ended.retain(|ended| *ended != namespace);
-        if !self.take_token() {
-            let message = "more events and connects a second than limits.events_per_second_max";
+        let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
+        if !self.connects.take(now, limits.events_per_second_max, limits.events_burst) {
+            let message = "more connects a second than limits.events_per_second_max";
             return self.refuse_connect(&namespace, message, Some(ErrorCode::RateLimited));
         }
         if self.sessions.len() >= SESSIONS_MAX {
@@ -192,7 +193,9 @@ impl Connection {
             return Err(Exit::because(DisconnectReason::ForcedClose));
         };
         let operation = event.name.and_then(Operation::parse);
-        let allowed = operation == Some(Operation::Heartbeat) || self.take_token();
+        let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
+        let allowed = operation == Some(Operation::Heartbeat)
+            || self.events.take(now, limits.events_per_second_max, limits.events_burst);
         let session = &self.sessions[index];
         session.rule.metrics.messages_received.inc();
         let reply = Reply {
@@ -223,11 +226,6 @@ impl Connection {
         }
         self.hold_back();
         Ok(())
-    }
-
-    fn take_token(&mut self) -> bool {
-        let limits = &self.node.options.limits;
-        self.bucket.take(self.node.clock.now_ms(), limits.events_per_second_max, limits.events_burst)
     }
 
     /// Reads no more from a client while the queues that its events go to are filling up.
