@@ -101,6 +101,13 @@ async fn a_deaf_node_keeps_whom_it_has() {
         assert_eq!(wire.next().await, Frame::Text("2".to_owned()));
         wire.send("3").await;
     }
+    // What a subscription is worth now nobody can say, so there is no answer to a join but this.
+    for room in ["r", "late"] {
+        wire.send(&format!(r#"420["join","{room}"]"#)).await;
+        let refused = wire.text().await;
+        assert!(refused.starts_with(r#"430[{"ok":false"#) && refused.contains("unavailable"), "{refused}");
+    }
+    assert_eq!(a.metric("tidegate_rooms{namespace=\"/\"}"), 1);
     // The broker still takes and delivers, and so does the node.
     wire.send(r#"420["publish",{"room":"r","data":1,"echo":true}]"#).await;
     let mut texts = [wire.text().await, wire.text().await];
@@ -109,6 +116,9 @@ async fn a_deaf_node_keeps_whom_it_has() {
         texts[0].starts_with(r#"42["message",1,"#) && texts[1].starts_with(r#"430[{"ok":true"#),
         "{texts:?}"
     );
+    // A second member's join finds the topic subscribed to, and proves nothing all the same.
+    wire.send(r#"421["join","r"]"#).await;
+    assert!(wire.text().await.starts_with(r#"431[{"ok":false,"error":{"code":"unavailable""#));
     assert!(a.node.readiness().is_err(), "all the while");
     assert_eq!(a.metric("tidegate_sessions{namespace=\"/\"}"), 1);
     drop(wire);
