@@ -93,6 +93,10 @@ fn foreign_encodings_on_the_wire_reach_receivers_as_with_stock_servers() {
             // Stock writes 0 for the one and 1970 for the other.
             "the largest integer" => assert_eq!(client, wire),
             "a timestamp beyond all dates" => assert_eq!(hex(&client), "92a165d7007fffffffffffffff"),
+            // A reader of ours would mend what a browser's throws on, so the bytes themselves count here.
+            _ if name.contains("utf-8") || name.contains("cut") || name.contains("surrogate") => {
+                assert_eq!(hex(&client), row["to_client"], "wire to client: {name}");
+            }
             _ => {
                 let stock = unhex(&row["to_client"]);
                 assert_eq!(seen_by_client(&client), seen_by_client(&stock), "wire to client: {name}");
@@ -109,10 +113,8 @@ fn foreign_encodings_of_clients_are_read_as_by_stock_servers() {
         let wire = from_client(&unhex(&row["client"])).unwrap();
         assert_eq!(check(&wire), Ok(()));
         assert_eq!(to_json(&wire), to_json(&unhex(&row["wire"])), "client to wire: {name}");
-        if !["a float of 32 bits", "an integral float", "an unneeded width", "a string with a lone surrogate"]
-            .contains(&name)
-        {
-            // These four keep their bytes, where stock writes its own choice for the same value.
+        if !["a float of 32 bits", "an integral float", "an unneeded width"].contains(&name) {
+            // These three keep their bytes, where stock writes its own choice for the same value.
             assert_eq!(hex(&wire), row["wire"], "client to wire: {name}");
         }
     }

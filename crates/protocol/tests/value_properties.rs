@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value as Json;
-use tidegate_msgpack::{check, write};
+use tidegate_msgpack::{Reader, Token, check, write};
 use tidegate_protocol::value::{
     Error, client_to_wire, count_binary, json_to_wire, wire_to_client, wire_to_json,
 };
@@ -246,6 +246,38 @@ proptest! {
         let mut through_text = Vec::new();
         json_to_wire(printed.as_bytes(), &attachments, &mut through_text).unwrap();
         prop_assert_eq!(to_json(&through_text).unwrap(), (printed, attachments));
+    }
+
+    #[test]
+    fn strings_of_any_bytes_leave_as_the_text_json_has_for_them(
+        strings in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
+        has_extension: bool,
+    ) {
+        let mut sent = Vec::new();
+        write::array(&mut sent, 1 + u32::from(has_extension));
+        write::map(&mut sent, u32::try_from(strings.len()).unwrap());
+        for text in &strings {
+            write::str_bytes(&mut sent, text);
+            write::str_bytes(&mut sent, text);
+        }
+        if has_extension {
+            // An array buffer sends the value down the slow path.
+            write::ext(&mut sent, 0, &[1, 2, 3]);
+        }
+        let mut wire = Vec::new();
+        client_to_wire(&sent, &mut wire).unwrap();
+        prop_assert_eq!(to_json(&wire).unwrap(), to_json(&sent).unwrap());
+        let mut client = Vec::new();
+        wire_to_client(&sent, &mut client).unwrap();
+        prop_assert_eq!(to_json(&client).unwrap(), to_json(&sent).unwrap());
+        for written in [wire, client] {
+            let mut reader = Reader::new(&written);
+            while !reader.is_empty() {
+                if let Token::Str(text) = reader.token().unwrap() {
+                    prop_assert!(std::str::from_utf8(text).is_ok(), "{:02x?}", text);
+                }
+            }
+        }
     }
 
     #[test]

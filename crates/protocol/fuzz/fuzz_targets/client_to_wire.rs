@@ -1,6 +1,8 @@
 //! Whatever a MessagePack client sends becomes wire form or an error, and wire form goes out to every receiver.
 #![no_main]
 
+mod strings;
+
 use libfuzzer_sys::fuzz_target;
 use tidegate_protocol::value::{client_to_wire, count_binary, wire_to_client, wire_to_json};
 
@@ -10,8 +12,10 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     }
     assert_eq!(tidegate_msgpack::check(&wire), Ok(()));
+    strings::assert_utf8(&wire);
     let mut client = Vec::new();
     wire_to_client(&wire, &mut client).expect("wire form has a client form");
+    strings::assert_utf8(&client);
     let mut again = Vec::new();
     client_to_wire(&client, &mut again).expect("a client form can be read");
     assert_eq!(wire, again);

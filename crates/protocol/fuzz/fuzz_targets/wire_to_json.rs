@@ -1,5 +1,7 @@
-//! Whatever comes over Redis is printed as JSON that reads back, or refused.
+//! Whatever comes over Redis is printed as JSON that reads back and relayed as text that is UTF-8, or refused.
 #![no_main]
+
+mod strings;
 
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize as _;
@@ -8,7 +10,10 @@ use tidegate_protocol::value::{count_binary, json_to_wire, wire_to_client, wire_
 fuzz_target!(|wire: &[u8]| {
     let (mut json, mut attachments) = (Vec::new(), Vec::new());
     let printed = wire_to_json(wire, &mut json, &mut attachments);
-    let _ = wire_to_client(wire, &mut Vec::new());
+    let mut client = Vec::new();
+    if wire_to_client(wire, &mut client).is_ok() {
+        strings::assert_utf8(&client);
+    }
     if printed.is_err() {
         return;
     }

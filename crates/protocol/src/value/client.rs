@@ -1,6 +1,8 @@
 //! Between a MessagePack client's values (notepack.io 2.2.0) and wire form (notepack.io 3.0.1).
 //!
-//! The two differ in extensions only, so a value without any is relayed as the bytes it came in.
+//! The two differ in extensions only, so a value without any is relayed as the bytes it came in, unless a string in it
+//! is not UTF-8: a browser's reader throws on one and drops its connection, so nobody may be able to send it to others.
+//! Such a string gets replacement characters, as when a Node server reads and writes it.
 
 use tidegate_msgpack::{Error as Malformed, Reader, Token, write};
 
@@ -11,8 +13,9 @@ use super::{DEPTH_MAX, Error};
 /// Appends a MessagePack client's value in wire form.
 ///
 /// `undefined` becomes nil, or leaves its entry out of a map; a date becomes a timestamp, an `ArrayBuffer` bin, an
-/// integer key a string, an unknown extension what notepack decodes it to, the array `[type, bytes]`. Everything else
-/// keeps its bytes, floats of 32 bits and headers wider than needed included.
+/// integer key a string, an unknown extension what notepack decodes it to, the array `[type, bytes]`; what is not UTF-8
+/// in a string or a key becomes U+FFFD. Everything else keeps its bytes, floats of 32 bits and headers wider than needed
+/// included.
 ///
 /// # Errors
 /// [`Error::MessagePack`] or [`Error::TooDeep`] when `msgpack` is not one complete value, [`Error::Key`] for a map key
@@ -39,8 +42,8 @@ pub fn client_to_wire(msgpack: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Appends a wire value as a MessagePack client reads it: a timestamp becomes the client's date, everything else
-/// keeps its bytes.
+/// Appends a wire value as a MessagePack client reads it: a timestamp becomes the client's date, what is not
+/// UTF-8 in a string or a key becomes U+FFFD, everything else keeps its bytes.
 ///
 /// # Errors
 /// [`Error::MessagePack`] when `wire` is not one complete value; `out` may then hold part of it.
@@ -57,6 +60,12 @@ pub fn wire_to_client(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         match reader.token()? {
             Token::Array(length) => values_left += u64::from(length),
             Token::Map(length) => values_left += u64::from(length) * 2,
+            // Whoever else publishes on Redis need not have checked it.
+            Token::Str(text) if !is_utf8(text) => {
+                out.extend_from_slice(&wire[copied..start]);
+                push_lossy(out, text);
+                copied = reader.position();
+            }
             // A client that is given its own date back, or another extension, already reads it.
             Token::Ext { kind: kind @ ..0, data, header } => {
                 if let Extension::Date(unix_ms) = Extension::of_wire(kind, data, header) {
@@ -90,15 +99,26 @@ fn is_wire(reader: &mut Reader<'_>, depth: usize) -> Result<bool, Error> {
         Token::Map(length) => {
             let depth = deeper(depth)?;
             for _ in 0..length {
-                if !matches!(reader.token()?, Token::Str(_)) || !is_wire(reader, depth)? {
+                if !matches!(reader.token()?, Token::Str(key) if is_utf8(key)) || !is_wire(reader, depth)? {
                     return Ok(false);
                 }
             }
         }
+        Token::Str(text) => return Ok(is_utf8(text)),
         Token::Ext { .. } => return Ok(false),
         _ => {}
     }
     Ok(true)
+}
+
+fn is_utf8(text: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(text).is_ok()
+}
+
+/// Appends a string with U+FFFD for what is not UTF-8 in it, one per maximal part as JavaScript has it.
+#[cold]
+fn push_lossy(out: &mut Vec<u8>, text: &[u8]) {
+    write::str(out, &String::from_utf8_lossy(text));
 }
 
 fn deeper(depth: usize) -> Result<usize, Error> {
@@ -135,6 +155,7 @@ impl Transcoder<'_> {
                     write::bin(self.out, bytes);
                 }
             },
+            Token::Str(text) => self.string(start, text),
             _ => self.relay(start),
         }
         Ok(Written::Value)
@@ -143,6 +164,11 @@ impl Transcoder<'_> {
     /// Appends what was read since `start` as it came.
     fn relay(&mut self, start: usize) {
         self.out.extend_from_slice(&self.bytes[start..self.reader.position()]);
+    }
+
+    /// Appends the string that was read since `start`.
+    fn string(&mut self, start: usize, text: &[u8]) {
+        if is_utf8(text) { self.relay(start) } else { push_lossy(self.out, text) }
     }
 
     fn array(&mut self, length: u32, depth: usize) -> Result<(), Error> {
@@ -174,7 +200,7 @@ impl Transcoder<'_> {
     fn key(&mut self) -> Result<(), Error> {
         let start = self.reader.position();
         match self.reader.token()? {
-            Token::Str(_) => self.relay(start),
+            Token::Str(key) => self.string(start, key),
             Token::UInt(key) => write::str(self.out, itoa::Buffer::new().format(key)),
             Token::Int(key) => write::str(self.out, itoa::Buffer::new().format(key)),
             _ => return Err(Error::Key),
