@@ -10,8 +10,8 @@ fuzz_target!(|input: &[u8]| {
     let mut decoder = Decoder::server(1 << 16);
     for piece in input.split(|byte| *byte == 0xff) {
         let decoded = match std::str::from_utf8(piece) {
-            Ok(text) if !decoder.is_assembling() => decoder.text(text),
-            _ => decoder.binary(piece),
+            Ok(text) => decoder.text(text),
+            Err(_) => decoder.binary(piece),
         };
         match decoded {
             Ok(Some(packet)) => round_trip(&packet),

@@ -54,12 +54,6 @@ impl Decoder {
         self.parser
     }
 
-    /// Whether a packet waits for its attachments.
-    #[must_use]
-    pub fn is_assembling(&self) -> bool {
-        self.pending.is_some()
-    }
-
     /// Reads a text message (without Engine.IO's `4`). `None` means that attachments are due, or that the packet asks
     /// for nothing: an EVENT without a payload, an ACK without an id.
     ///

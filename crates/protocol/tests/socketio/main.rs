@@ -51,7 +51,6 @@ pub(crate) fn decoded(decoder: &mut Decoder, encoded: &Encoded) -> Result<Option
     };
     for attachment in &encoded.attachments {
         assert_eq!(packet, None);
-        assert!(decoder.is_assembling());
         packet = decoder.binary(attachment)?;
     }
     Ok(packet)
