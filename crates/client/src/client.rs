@@ -1,9 +1,11 @@
 //! The handle of one client.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tidegate_protocol::engineio::Transport;
+use tidegate_protocol::socketio::{Encoded, Parser, encode};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -30,6 +32,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub struct Client {
     commands: mpsc::Sender<Command>,
     transport: watch::Receiver<Transport>,
+    parser: Parser,
     connect_timeout: Duration,
     events_max: usize,
     first: Socket,
@@ -42,10 +45,12 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] when the handshake is, [`Error::ConnectError`] when the namespace is,
-    /// [`Error::Timeout`], and whatever else the network and the server can do wrong.
+    /// [`Error::Unsendable`] for such credentials, [`Error::Timeout`], and whatever else the network and the server
+    /// can do wrong.
     pub async fn connect(options: Options, namespace: &str) -> Result<Client, Error> {
         let endpoint = Arc::new(Endpoint::new(&options)?);
-        let (limit, events_max, auth) = (options.connect_timeout, options.events_max, options.auth.clone());
+        let (limit, events_max, parser) = (options.connect_timeout, options.events_max, options.parser);
+        let connect = connect_packet(parser, namespace, options.auth.as_ref())?;
         let attempt = async {
             let engine = opening::open(&endpoint, &options).await?;
             let (commands, inbound) = mpsc::channel(COMMANDS_MAX);
@@ -54,8 +59,8 @@ impl Client {
                 Session::new(endpoint.clone(), options, inbound, commands.downgrade(), transport_changed);
             let mut task = JoinSet::new();
             task.spawn(session.run(engine));
-            let first = join(&commands, namespace, auth, events_max).await?;
-            Ok(Client { commands, transport, connect_timeout: limit, events_max, first, task })
+            let first = join(&commands, namespace, parser, connect, events_max).await?;
+            Ok(Client { commands, transport, parser, connect_timeout: limit, events_max, first, task })
         };
         timeout(limit, attempt).await.unwrap_or(Err(Error::Timeout { limit }))
     }
@@ -72,7 +77,9 @@ impl Client {
     /// As [`Client::connect`]; [`Error::Closed`] when the client has given up.
     pub async fn namespace(&self, namespace: &str, auth: Option<Value>) -> Result<Socket, Error> {
         let limit = self.connect_timeout;
-        match timeout(limit, join(&self.commands, namespace, auth, self.events_max)).await {
+        let connect = connect_packet(self.parser, namespace, auth.as_ref())?;
+        let joining = join(&self.commands, namespace, self.parser, connect, self.events_max);
+        match timeout(limit, joining).await {
             Ok(joined) => joined,
             Err(_) => {
                 self.commands
@@ -114,25 +121,37 @@ impl Client {
     }
 }
 
-async fn join(
-    commands: &mpsc::Sender<Command>,
+/// The CONNECT of a namespace.
+pub(crate) fn connect_packet(
+    parser: Parser,
     namespace: &str,
-    auth: Option<Value>,
-    events_max: usize,
-) -> Result<Socket, Error> {
-    let (signal, signals) = mpsc::channel::<Signal>(events_max + SIGNALS_RESERVED);
-    let (state_changed, state) = watch::channel(State::Connecting);
-    let (answer, answered) = oneshot::channel();
+    auth: Option<&Value>,
+) -> Result<Encoded, Error> {
     let auth = auth.map(|auth| {
         let mut wire = Vec::new();
         auth.encode(&mut wire);
         wire
     });
-    let joining = Joining { namespace: namespace.to_owned(), auth, signal, state: state_changed, answer };
+    Ok(encode::connect(parser, namespace, auth.as_deref())?)
+}
+
+async fn join(
+    commands: &mpsc::Sender<Command>,
+    namespace: &str,
+    parser: Parser,
+    connect: Encoded,
+    events_max: usize,
+) -> Result<Socket, Error> {
+    let (signal, signals) = mpsc::channel::<Signal>(events_max + SIGNALS_RESERVED);
+    let (state_changed, state) = watch::channel(State::Connecting);
+    let (answer, answered) = oneshot::channel();
+    let joining = Joining { namespace: namespace.to_owned(), connect, signal, state: state_changed, answer };
     commands.send(Command::Join(joining)).await.map_err(|_| Error::Closed)?;
     answered.await.unwrap_or(Err(Error::Closed))?;
     Ok(Socket {
         namespace: namespace.to_owned(),
+        parser,
+        ack_next: AtomicU64::new(0),
         commands: commands.clone(),
         signals: Mutex::new(signals),
         state,

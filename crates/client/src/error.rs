@@ -48,6 +48,10 @@ pub enum Error {
         /// The packet's data, null when there was none.
         data: Value,
     },
+    /// What was to be sent does not fit in a packet: with the text parser, more than ten binary values, a binary
+    /// value among the credentials, or arrays and objects nested too deep. Nothing was sent.
+    #[error("cannot be sent: {0}")]
+    Unsendable(#[from] tidegate_protocol::value::Error),
     /// No answer in time.
     #[error("no answer within {limit:?}")]
     Timeout {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tidegate_protocol::socketio::Encoded;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Reason};
@@ -18,7 +19,8 @@ pub(crate) type Answer = oneshot::Sender<Result<Vec<Value>, Error>>;
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) namespace: String,
-    pub(crate) auth: Option<Vec<u8>>,
+    /// The CONNECT packet.
+    pub(crate) connect: Encoded,
     pub(crate) signal: mpsc::Sender<Signal>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) answer: oneshot::Sender<Result<(), Error>>,
@@ -26,12 +28,12 @@ pub(crate) struct Joining {
 
 /// A namespace that is joined or being joined.
 pub(crate) struct Namespace {
-    pub(crate) auth: Option<Vec<u8>>,
+    /// The CONNECT packet, which every new transport begins with.
+    pub(crate) connect: Encoded,
     pub(crate) signal: mpsc::Sender<Signal>,
     pub(crate) state: watch::Sender<State>,
     /// Who waits for the first answer to CONNECT.
     pub(crate) joining: Option<oneshot::Sender<Result<(), Error>>>,
-    ack_next: u64,
     pub(crate) acks: HashMap<u64, Answer>,
     /// When `acks` holds this many, those nobody waits for any more are dropped.
     acks_sweep_at: usize,
@@ -41,11 +43,10 @@ impl Namespace {
     /// A namespace whose CONNECT is still to be answered, and its name.
     pub(crate) fn new(joining: Joining) -> (String, Namespace) {
         let namespace = Namespace {
-            auth: joining.auth,
+            connect: joining.connect,
             signal: joining.signal,
             state: joining.state,
             joining: Some(joining.answer),
-            ack_next: 0,
             acks: HashMap::new(),
             acks_sweep_at: ACKS_SWEEP_AT_MIN,
         };
@@ -57,16 +58,13 @@ impl Namespace {
         let _ = self.signal.try_send(signal);
     }
 
-    /// Takes note of who waits for an acknowledgement; gives its id.
-    pub(crate) fn expect_ack(&mut self, answer: Answer) -> u64 {
+    /// Takes note of who waits for the acknowledgement of an id.
+    pub(crate) fn expect_ack(&mut self, id: u64, answer: Answer) {
         if self.acks.len() >= self.acks_sweep_at {
             self.acks.retain(|_, answer| !answer.is_closed());
             self.acks_sweep_at = (self.acks.len() * 2).max(ACKS_SWEEP_AT_MIN);
         }
-        let id = self.ack_next;
-        self.ack_next += 1;
         self.acks.insert(id, answer);
-        id
     }
 
     /// Tells everyone who waits for something that it will not come.

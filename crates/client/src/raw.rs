@@ -9,6 +9,7 @@ use tidegate_protocol::engineio::{Packet as EnginePacket, decode_text};
 use tidegate_protocol::socketio::encode::{self, Encoded};
 use tidegate_protocol::socketio::{Decoder, Head, Packet, Parser};
 
+use crate::client::connect_packet;
 use crate::endpoint::Endpoint;
 use crate::engine::{Arrival, Message as Owned};
 use crate::error::{Error, Reason};
@@ -62,22 +63,18 @@ impl Connection {
     /// Connects and joins `namespace`. The caller limits the time.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::ConnectError`] and what the network and the server can do wrong.
+    /// [`Error::Refused`], [`Error::ConnectError`], [`Error::Unsendable`] and what the network and the server can do wrong.
     pub async fn connect(
         server: &Server,
         namespace: &str,
         auth: Option<&Value>,
     ) -> Result<Connection, Error> {
+        let connect = connect_packet(server.parser, namespace, auth)?;
         let session = Box::pin(websocket_session(&server.endpoint, server.message_bytes_max));
         let (websocket, _, mut arrivals) = session.await?;
         let mut connection = Connection { websocket, parser: server.parser, early: Vec::new() };
 
-        let auth = auth.map(|auth| {
-            let mut wire = Vec::new();
-            auth.encode(&mut wire);
-            wire
-        });
-        connection.push(encode::connect(server.parser, namespace, auth.as_deref()));
+        connection.push(connect);
         let mut decoder = Decoder::client(server.parser, server.message_bytes_max);
         let mut is_joined = false;
         loop {
@@ -107,8 +104,12 @@ impl Connection {
 
     /// Puts an event behind what is already waiting to be sent; it leaves with [`Connection::flush`] or the next
     /// read. With `id` the server acknowledges it.
+    ///
+    /// # Panics
+    /// When the arguments do not fit in a packet, see [`Error::Unsendable`].
     pub fn emit(&mut self, namespace: &str, event: &str, args: &[Value], id: Option<u64>) {
-        self.push(encode::event(self.parser, namespace, id, &encode_event(event, args)));
+        let packet = encode::event(self.parser, namespace, id, &encode_event(event, args));
+        self.push(packet.expect("the caller keeps to what fits in a packet"));
     }
 
     /// Puts a message of any content behind what is already waiting: for what a well-behaved client never sends.
@@ -161,8 +162,7 @@ impl Connection {
         lost.map_or(Ok(()), Err)
     }
 
-    fn push(&mut self, packet: Result<Encoded, tidegate_protocol::value::Error>) {
-        let packet = packet.expect("what this crate encodes is wire form");
+    fn push(&mut self, packet: Encoded) {
         match packet.head {
             Head::Text(text) => {
                 self.push_message(Message::Text(&String::from_utf8_lossy(&text)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidegate_protocol::engineio::Transport;
 use tidegate_protocol::socketio::encode;
-use tidegate_protocol::socketio::{Decoder, Packet, Violation};
+use tidegate_protocol::socketio::{Decoder, Encoded, Packet, Violation};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -21,13 +21,23 @@ use crate::value::Value;
 use crate::value::wire::{connect_error, decode_args};
 use crate::websocket::random_bytes;
 
-/// What the handles ask for.
+/// What the handles ask for. Packets come encoded, so that whoever gave what cannot be is told.
 #[derive(Debug)]
 pub(crate) enum Command {
     Join(Joining),
-    Leave { namespace: String },
-    Emit { namespace: String, data: Vec<u8>, answer: Option<Answer> },
-    Ack { namespace: String, id: u64, data: Vec<u8> },
+    Leave {
+        namespace: String,
+    },
+    /// An event, and who waits for the acknowledgement of its id.
+    Emit {
+        namespace: String,
+        packet: Encoded,
+        answer: Option<(u64, Answer)>,
+    },
+    Ack {
+        namespace: String,
+        packet: Encoded,
+    },
     Close,
 }
 
@@ -112,8 +122,8 @@ impl Session {
     async fn serve(&mut self, engine: &mut Engine) -> End {
         let bytes_max = self.options.message_bytes_max;
         let mut decoder = Decoder::client(self.options.parser, bytes_max);
-        for (name, namespace) in &self.namespaces {
-            send(engine, encode::connect(self.options.parser, name, namespace.auth.as_deref()));
+        for namespace in self.namespaces.values() {
+            engine.send(namespace.connect.clone());
         }
         // A new transport has nothing on it until the first join; it is unused only when it has been used.
         let mut is_used = !self.namespaces.is_empty();
@@ -149,21 +159,20 @@ impl Session {
 
     /// Carries out a command on a live transport. `Err` means the client is to be closed.
     fn obey(&mut self, engine: &mut Engine, command: Option<Command>) -> Result<(), ()> {
-        let parser = self.options.parser;
         match command {
             None | Some(Command::Close) => return Err(()),
             Some(Command::Join(joining)) => {
-                if let Some(name) = self.add(joining) {
-                    let auth = self.namespaces.get(&name).and_then(|namespace| namespace.auth.as_deref());
-                    send(engine, encode::connect(parser, &name, auth));
+                let connect = joining.connect.clone();
+                if self.add(joining) {
+                    engine.send(connect);
                 }
             }
             Some(Command::Leave { namespace }) => {
                 if self.end(&namespace, Reason::IoClientDisconnect) {
-                    engine.send(encode::disconnect(parser, &namespace));
+                    engine.send(encode::disconnect(self.options.parser, &namespace));
                 }
             }
-            Some(Command::Emit { namespace, data, answer }) => {
+            Some(Command::Emit { namespace, packet, answer }) => {
                 let Some(state) = self.namespaces.get_mut(&namespace) else {
                     refuse(answer, Reason::IoClientDisconnect);
                     return Ok(());
@@ -172,12 +181,14 @@ impl Session {
                     refuse(answer, Reason::TransportClose);
                     return Ok(());
                 }
-                let id = answer.map(|answer| state.expect_ack(answer));
-                send(engine, encode::event(parser, &namespace, id, &data));
+                if let Some((id, answer)) = answer {
+                    state.expect_ack(id, answer);
+                }
+                engine.send(packet);
             }
-            Some(Command::Ack { namespace, id, data }) => {
+            Some(Command::Ack { namespace, packet }) => {
                 if self.namespaces.contains_key(&namespace) {
-                    send(engine, encode::ack(parser, &namespace, id, &data));
+                    engine.send(packet);
                 }
             }
         }
@@ -188,7 +199,9 @@ impl Session {
     fn obey_offline(&mut self, command: Option<Command>) -> Result<(), ()> {
         match command {
             None | Some(Command::Close) => return Err(()),
-            Some(Command::Join(joining)) => drop(self.add(joining)),
+            Some(Command::Join(joining)) => {
+                self.add(joining);
+            }
             Some(Command::Leave { namespace }) => drop(self.end(&namespace, Reason::IoClientDisconnect)),
             Some(Command::Emit { answer, .. }) => refuse(answer, Reason::TransportClose),
             // What was to be acknowledged came on a transport that is gone.
@@ -240,7 +253,13 @@ impl Session {
                     _ => return Err(End::Lost(Reason::ParseError)),
                 };
                 let commands = self.loopback.upgrade();
-                let ack = id.zip(commands).map(|(id, commands)| AckHandle { namespace: name, id, commands });
+                let parser = self.options.parser;
+                let ack = id.zip(commands).map(|(id, commands)| AckHandle {
+                    namespace: name,
+                    parser,
+                    id,
+                    commands,
+                });
                 if namespace.signal.capacity() <= SIGNALS_RESERVED {
                     return Err(End::Unread);
                 }
@@ -311,17 +330,17 @@ impl Session {
         }
     }
 
-    /// Takes a namespace in; gives its name unless it is there already.
-    fn add(&mut self, joining: Joining) -> Option<String> {
+    /// Takes a namespace in; false if it is there already.
+    fn add(&mut self, joining: Joining) -> bool {
         if self.namespaces.contains_key(&joining.namespace) {
             let twice = Error::Protocol(format!("namespace is joined already: {}", joining.namespace));
             // Whoever asked may have stopped waiting.
             let _ = joining.answer.send(Err(twice));
-            return None;
+            return false;
         }
         let (name, namespace) = Namespace::new(joining);
-        self.namespaces.insert(name.clone(), namespace);
-        Some(name)
+        self.namespaces.insert(name, namespace);
+        true
     }
 
     /// Ends one namespace; false if there is none of that name.
@@ -366,13 +385,9 @@ impl Session {
     }
 }
 
-fn refuse(answer: Option<Answer>, reason: Reason) {
-    if let Some(answer) = answer {
+fn refuse(answer: Option<(u64, Answer)>, reason: Reason) {
+    if let Some((_, answer)) = answer {
         // Whoever asked may have stopped waiting.
         let _ = answer.send(Err(Error::Disconnected(reason)));
     }
-}
-
-fn send(engine: &mut Engine, packet: Result<encode::Encoded, tidegate_protocol::value::Error>) {
-    engine.send(packet.expect("what this crate encodes is wire form"));
 }

@@ -1,7 +1,9 @@
 //! One namespace, as its user sees it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tidegate_protocol::socketio::{Parser, encode};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -25,6 +27,7 @@ pub struct Event {
 #[derive(Debug)]
 pub struct AckHandle {
     pub(crate) namespace: String,
+    pub(crate) parser: Parser,
     pub(crate) id: u64,
     pub(crate) commands: mpsc::Sender<Command>,
 }
@@ -33,9 +36,10 @@ impl AckHandle {
     /// Sends the acknowledgement. It is lost, as the official client's is, when the transport is.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the client is no more.
+    /// [`Error::Unsendable`]; [`Error::Closed`] when the client is no more.
     pub async fn send(self, args: &[Value]) -> Result<(), Error> {
-        let command = Command::Ack { namespace: self.namespace, id: self.id, data: encode_args(args) };
+        let packet = encode::ack(self.parser, &self.namespace, self.id, &encode_args(args))?;
+        let command = Command::Ack { namespace: self.namespace, packet };
         self.commands.send(command).await.map_err(|_| Error::Closed)
     }
 }
@@ -74,6 +78,9 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub struct Socket {
     pub(crate) namespace: String,
+    pub(crate) parser: Parser,
+    /// The id of the next event that is to be acknowledged.
+    pub(crate) ack_next: AtomicU64,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) signals: Mutex<mpsc::Receiver<Signal>>,
     pub(crate) state: watch::Receiver<State>,
@@ -96,22 +103,19 @@ impl Socket {
     /// Sends an event. It has left for the network, or waits behind others, when this returns.
     ///
     /// # Errors
-    /// [`Error::Disconnected`] when the socket is not connected, [`Error::Closed`] when its client is no more.
+    /// [`Error::Disconnected`] when the socket is not connected, [`Error::Unsendable`], [`Error::Closed`] when its
+    /// client is no more.
     pub async fn emit(&self, event: &str, args: &[Value]) -> Result<(), Error> {
         self.check()?;
-        self.command(Command::Emit {
-            namespace: self.namespace.clone(),
-            data: encode_event(event, args),
-            answer: None,
-        })
-        .await
+        let packet = encode::event(self.parser, &self.namespace, None, &encode_event(event, args))?;
+        self.command(Command::Emit { namespace: self.namespace.clone(), packet, answer: None }).await
     }
 
     /// Sends an event and waits for its acknowledgement, at most `limit`.
     ///
     /// # Errors
     /// [`Error::Timeout`]; [`Error::Disconnected`] also when the connection is lost while waiting, in which case
-    /// the outcome is unknown; [`Error::Closed`].
+    /// the outcome is unknown; [`Error::Unsendable`]; [`Error::Closed`].
     pub async fn emit_with_ack(
         &self,
         event: &str,
@@ -120,10 +124,11 @@ impl Socket {
     ) -> Result<Vec<Value>, Error> {
         self.check()?;
         let (answer, answered) = oneshot::channel();
-        let data = encode_event(event, args);
+        let id = self.ack_next.fetch_add(1, Ordering::Relaxed);
+        let packet = encode::event(self.parser, &self.namespace, Some(id), &encode_event(event, args))?;
+        let answer = Some((id, answer));
         let exchange = async {
-            self.command(Command::Emit { namespace: self.namespace.clone(), data, answer: Some(answer) })
-                .await?;
+            self.command(Command::Emit { namespace: self.namespace.clone(), packet, answer }).await?;
             answered.await.unwrap_or(Err(Error::Closed))
         };
         timeout(limit, exchange).await.unwrap_or(Err(Error::Timeout { limit }))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use tidegate_client::raw::{self, Message};
 use tidegate_client::{Client, Error, Options, Reason, Reconnect, Signal, Transports, Value};
+use tidegate_protocol::value;
 use tidegate_protocol::websocket::{Opcode, frame};
 use tokio::time::timeout;
 
@@ -234,6 +235,44 @@ async fn closing_sends_what_was_emitted_and_says_goodbye() {
         assert_eq!(peer.text().await, None);
         drop(peer);
     });
+}
+
+#[tokio::test]
+async fn what_fits_in_no_packet_is_refused_and_harms_nothing() {
+    let listener = Listener::bind().await;
+    let (client, mut peer, _) = joined(&listener, options(&listener)).await;
+    let socket = client.socket();
+    let crowded = vec![Value::bytes(vec![1]); 11];
+    let deep = [(0..200).fold(Value::Null, |inner, _| Value::Array(vec![inner]))];
+
+    peer.send_text(r#"427["tell"]"#).await;
+    let ack = socket.next_event().await.unwrap().ack.unwrap();
+    for (result, error) in [
+        (socket.emit("e", &crowded).await, value::Error::Attachments),
+        (socket.emit("e", &deep).await, value::Error::TooDeep),
+        (socket.emit_with_ack("e", &crowded, LIMIT).await.map(drop), value::Error::Attachments),
+        (socket.emit_with_ack("e", &deep, LIMIT).await.map(drop), value::Error::TooDeep),
+        (ack.send(&crowded).await, value::Error::Attachments),
+        (client.namespace("/n", Some(Value::bytes(vec![1]))).await.map(drop), value::Error::Attachments),
+    ] {
+        assert!(matches!(result, Err(Error::Unsendable(why)) if why == error), "{result:?}");
+    }
+
+    socket.emit("next", &[]).await.unwrap();
+    assert_eq!(peer.text().await.unwrap(), r#"42["next"]"#);
+}
+
+#[tokio::test]
+async fn credentials_that_fit_in_no_packet_are_refused_without_a_connection() {
+    let binary = Value::bytes(vec![1]);
+    // Nobody listens there, which would be another error.
+    let options = Options::new("http://127.0.0.1:1").auth(binary.clone());
+    let refused = Client::connect(options.clone(), "/").await;
+    assert!(matches!(refused, Err(Error::Unsendable(_))), "{refused:?}");
+
+    let server = raw::Server::new(&options).unwrap();
+    let refused = raw::Connection::connect(&server, "/", Some(&binary)).await.map(drop);
+    assert!(matches!(refused, Err(Error::Unsendable(_))), "{refused:?}");
 }
 
 #[tokio::test]
