@@ -15,6 +15,7 @@ pub mod auth;
 mod bucket;
 mod clock;
 mod connection;
+mod drain;
 mod engines;
 pub mod glob;
 mod hub;

@@ -1,0 +1,91 @@
+//! What waits for a WebSocket, and how it leaves.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf as _, Bytes};
+use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::message::Message;
+
+/// Slices of one vectored write. The kernel takes 1,024; past 64 the gain per message is lost in the noise, and the
+/// array must fit a stack frame.
+const SLICES_MAX: usize = 64;
+
+/// What an item weighs beside its bytes, about: its place in the queue.
+pub(super) const ITEM_WEIGHT: usize = 64;
+
+/// How a client on a WebSocket takes binary messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binary {
+    Frames,
+    /// As base64 in text frames, which is what `b64=1` in its query asks for.
+    Base64,
+}
+
+impl Binary {
+    pub(super) fn form(self, message: &Message) -> &Bytes {
+        match self {
+            Self::Frames => message.websocket(),
+            Self::Base64 => message.websocket_text(),
+        }
+    }
+}
+
+pub(super) struct Item {
+    pub(super) bytes: Bytes,
+    /// May still be dropped: volatile, and no byte of it has left.
+    pub(super) volatile: bool,
+    /// Some bytes of it have left, so the rest must follow before anything else can.
+    pub(super) started: bool,
+}
+
+impl Item {
+    pub(super) fn whole(bytes: Bytes, volatile: bool) -> Self {
+        Self { bytes, volatile, started: false }
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len() + ITEM_WEIGHT
+    }
+}
+
+/// What one write took out of a queue.
+#[derive(Default)]
+pub(super) struct Sent {
+    pub(super) weight: usize,
+    pub(super) volatile: usize,
+}
+
+/// Writes up to [`SLICES_MAX`] items at once and removes what was taken.
+pub(super) fn write_queue(stream: &OwnedWriteHalf, queue: &mut VecDeque<Item>) -> io::Result<Sent> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut count = 0;
+    for (slice, item) in slices.iter_mut().zip(queue.iter()) {
+        *slice = IoSlice::new(&item.bytes);
+        count += 1;
+    }
+    let written = stream.try_write_vectored(&slices[..count])?;
+    if written == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let (mut sent, mut rest) = (Sent::default(), written);
+    while rest > 0 {
+        let Some(front) = queue.front_mut() else { break };
+        if front.volatile {
+            front.volatile = false;
+            sent.volatile += 1;
+        }
+        if rest >= front.bytes.len() {
+            rest -= front.bytes.len();
+            sent.weight += front.weight();
+            queue.pop_front();
+        } else {
+            front.bytes.advance(rest);
+            front.started = true;
+            sent.weight += rest;
+            rest = 0;
+        }
+    }
+    Ok(sent)
+}
