@@ -9,7 +9,7 @@
 //!
 //! The adapter's channels are those of `@socket.io/redis-adapter` 8.3. Braces mark placeholders; none is sent.
 
-use tidegate_core::{NodeId, Topic};
+use tidegate_core::{Namespace, NodeId, Room, Topic};
 
 /// Spells the names of the table.
 #[derive(Clone, Debug)]
@@ -49,9 +49,31 @@ impl Keys {
     }
 }
 
+/// Whether another topic with the channel of `topic` can exist that has a shorter namespace.
+///
+/// Names may hold the `#` that ends them, so that one channel can be read in several ways: `/a#b#c` is the room
+/// `b#c` of `/a`, the room `c` of `/a#b`, and the namespace `/a#b#c`. Of any two readings, the one with the longer
+/// namespace has a `#` in it.
+pub(crate) fn may_share_channel(topic: &Topic) -> bool {
+    let (Topic::Namespace(namespace) | Topic::Room(namespace, _)) = topic;
+    namespace.as_str().contains('#')
+}
+
+/// Whether `is_wanted` holds of any reading of the channel of `topic`, itself included.
+pub(crate) fn any_reading(topic: &Topic, is_wanted: impl Fn(&Topic) -> bool) -> bool {
+    let names = match topic {
+        Topic::Namespace(namespace) => namespace.as_str().to_owned(),
+        Topic::Room(namespace, room) => format!("{namespace}#{room}"),
+    };
+    let mut rooms = names
+        .match_indices('#')
+        .map(|(at, _)| Topic::Room(Namespace::from(&names[..at]), Room::from(&names[at + 1..])));
+    rooms.any(|room| is_wanted(&room)) || is_wanted(&Topic::Namespace(Namespace::from(names.as_str())))
+}
+
 #[cfg(test)]
 mod tests {
-    use tidegate_core::{Namespace, Room};
+    use std::cell::RefCell;
 
     use super::*;
 
@@ -74,5 +96,29 @@ mod tests {
         assert!(!keys.carries(b"socket.io#/chat#r1#", "/"));
         assert!(!keys.carries(b"socket.io#/chat#", "/chatter"));
         assert!(!keys.carries(b"other#/chat#", "/chat"));
+    }
+
+    #[test]
+    fn every_reading_of_a_channel_is_found() {
+        let room = |namespace: &str, room: &str| Topic::Room(Namespace::from(namespace), Room::from(room));
+        let keys = Keys::new("tidegate", "socket.io");
+        for (readings, ambiguous) in [
+            (vec![room("/a", "b#c"), room("/a#b", "c"), Topic::Namespace(Namespace::from("/a#b#c"))], 2),
+            (vec![room("/x", "y"), Topic::Namespace(Namespace::from("/x#y"))], 1),
+            (vec![room("/x", ""), Topic::Namespace(Namespace::from("/x#"))], 1),
+            (vec![Topic::Namespace(Namespace::root())], 0),
+        ] {
+            for topic in &readings {
+                let seen = RefCell::new(Vec::new());
+                assert!(!any_reading(topic, |reading| {
+                    seen.borrow_mut().push(reading.clone());
+                    false
+                }));
+                assert_eq!(*seen.borrow(), readings);
+                assert!(any_reading(topic, |reading| reading == topic));
+                assert_eq!(keys.topic_channel(topic), keys.topic_channel(&readings[0]));
+            }
+            assert_eq!(readings.iter().filter(|topic| may_share_channel(topic)).count(), ambiguous);
+        }
     }
 }

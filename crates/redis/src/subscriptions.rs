@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::watch_over;
 use crate::inbound::{Feed, Intake, Standing};
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
 use crate::server::{Backoff, Role, Server, Session};
 
 /// Channels in one SUBSCRIBE. Ten thousand in one take Redis 45 ms, during which nobody else is served; a thousand
@@ -43,6 +43,9 @@ struct Table {
     touched: Vec<Topic>,
     waiting: Vec<Waiting>,
     attached: bool,
+    /// Whether any topic was ever wanted that may share its channel with another. Where no namespace has a `#` in
+    /// its name, none does, and nobody has to look.
+    shared: bool,
     /// Cancelled when the attached connection is found broken, before it is detached.
     broken: CancellationToken,
     closed: bool,
@@ -90,6 +93,7 @@ impl Subscriptions {
             confirmed &= want == Some(Want::Confirmed);
             if matches!(want, None | Some(Want::Leaving)) {
                 table.touch(&topic);
+                table.shared |= keys::may_share_channel(&topic);
                 table.topics.insert(topic, Want::Wanted);
             }
         }
@@ -182,7 +186,12 @@ impl Subscriptions {
                 }
                 Some(Want::Leaving) => {
                     table.topics.remove(&topic);
-                    round.unsubscribe.push(topic);
+                    // One that is leaving, too, is still to come in this round, and the last takes the channel.
+                    let stays =
+                        table.shared && keys::any_reading(&topic, |other| table.topics.contains_key(other));
+                    if !stays {
+                        round.unsubscribe.push(topic);
+                    }
                 }
                 _ => {}
             }

@@ -436,6 +436,52 @@ pub async fn unsubscribing_stops_and_the_last_wish_counts(cluster: &impl Cluster
     assert_eq!(b.recorder.publications(), expected.collect::<Vec<_>>());
 }
 
+/// A topic goes on whatever becomes of another whose names, written one after the other with `#`, read the same.
+pub async fn a_topic_outlives_its_namesake(cluster: &impl Cluster) {
+    let in_room = |namespace: &str, room: &str, number| {
+        let rooms: &[&str] = if room.is_empty() { &[] } else { &[room] };
+        Publication { namespace: Namespace::from(namespace), ..to(rooms, number) }
+    };
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let pairs = [[("/a", "b#c"), ("/a#b", "c")], [("/x", "y"), ("/x#y", "")]];
+    let mut number = 0;
+    for pair in pairs.into_iter().flat_map(|[one, other]| [[one, other], [other, one]]) {
+        let [stays, leaves] = pair.map(|(namespace, room)| in_room(namespace, room, 0).topic());
+        let arrives = async |number| {
+            let publication = in_room(pair[0].0, pair[0].1, number);
+            publish(&a.broker, publication.clone()).await.expect("the broker is up");
+            b.recorder.until_publication(&publication).await;
+        };
+        // One after the other.
+        subscribe(&b, std::slice::from_ref(&leaves)).await;
+        subscribe(&b, std::slice::from_ref(&stays)).await;
+        b.broker.unsubscribe(vec![leaves.clone()]).await.expect("the broker is up");
+        number += 1;
+        arrives(number).await;
+        // Both at once, and one given up before it was sent.
+        b.broker.unsubscribe(vec![stays.clone()]).await.expect("the broker is up");
+        let wishes = [
+            b.broker.subscribe(vec![leaves.clone(), stays.clone()]),
+            b.broker.unsubscribe(vec![leaves.clone()]),
+        ];
+        for wish in wishes {
+            wish.await.expect("the broker is up");
+        }
+        number += 1;
+        arrives(number).await;
+        // One comes as the other goes.
+        b.broker.unsubscribe(vec![stays.clone()]).await.expect("the broker is up");
+        subscribe(&b, std::slice::from_ref(&leaves)).await;
+        let wishes = [b.broker.unsubscribe(vec![leaves]), b.broker.subscribe(vec![stays.clone()])];
+        for wish in wishes {
+            wish.await.expect("the broker is up");
+        }
+        number += 1;
+        arrives(number).await;
+        b.broker.unsubscribe(vec![stays]).await.expect("the broker is up");
+    }
+}
+
 /// A pulse comes back to its own node, with its number and the generation of the subscription.
 pub async fn a_pulse_comes_back(cluster: &impl Cluster) {
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tidegate_core::broker::{Error, PulseError};
 use tidegate_core::memory::Exchange;
-use tidegate_core::{Namespace, NodeId, Subscriber, Topic};
+use tidegate_core::{Namespace, NodeId, Room, Subscriber, Topic};
 use tidegate_redis::{ConnectError, Options, RedisBroker};
 use tidegate_test::broker_suite::{
     self as suite, Cluster, Event, LEASE_TTL, Node, PATIENCE, Recorder, outcomes, publish, room, settled, to,
@@ -78,6 +78,7 @@ contract! {
     a_node_hears_its_own_publications,
     a_node_id_has_one_holder,
     a_pulse_comes_back,
+    a_topic_outlives_its_namesake,
     closing_flushes_and_refuses,
     every_publishers_order_holds,
     one_publishers_order_holds_across_topics,
@@ -287,6 +288,39 @@ async fn exactly_the_wanted_channels_are_subscribed() {
     assert_eq!(channels, ["socket.io#/#", "socket.io#/#x#", "socket.io#/chat#", "tidegate:node:a:ch"]);
     let patterns: i64 = cluster.0.ask(&["PUBSUB", "NUMPAT"]).await;
     assert_eq!(patterns, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_of_several_topics_goes_with_the_last() {
+    let cluster = RedisCluster::start();
+    let a = cluster.node("a").await;
+    let namesakes = || {
+        let room = |namespace: &str, room: &str| Topic::Room(Namespace::from(namespace), Room::from(room));
+        vec![room("/a", "b#c"), room("/a#b", "c"), Topic::Namespace(Namespace::from("/a#b#c"))]
+    };
+    let channels = async || cluster.0.ask::<Vec<String>>(&["PUBSUB", "CHANNELS", "socket.io#*"]).await;
+
+    a.broker.subscribe(namesakes()).await.unwrap();
+    for topic in namesakes() {
+        assert_eq!(channels().await, ["socket.io#/a#b#c#"]);
+        a.broker.unsubscribe(vec![topic]).await.unwrap();
+    }
+    assert_eq!(channels().await, Vec::<String>::new());
+
+    // All in one go.
+    a.broker.subscribe(namesakes()).await.unwrap();
+    a.broker.unsubscribe(namesakes()).await.unwrap();
+    assert_eq!(channels().await, Vec::<String>::new());
+
+    // Restored with the connection, and still counted as one.
+    a.broker.subscribe(namesakes()).await.unwrap();
+    let before = a.recorder.generation();
+    let _: i64 = cluster.0.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    restored(&a, before).await;
+    a.broker.unsubscribe(namesakes().split_off(1)).await.unwrap();
+    assert_eq!(channels().await, ["socket.io#/a#b#c#"]);
+    let breaks = a.recorder.events().iter().filter(|event| **event == Event::Lost).count();
+    assert_eq!(breaks, 1, "a confirmation was counted twice or not at all");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
