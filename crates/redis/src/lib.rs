@@ -5,6 +5,7 @@
 //! uses stands in the `keys` module, in one table.
 //!
 //! - `adapter`: the wire of `@socket.io/redis-adapter` and `@socket.io/redis-emitter`.
+//! - `url`: which URLs can be used, and how much of one is shown.
 //! - `server`: where Redis is and how a connection to it is made; `commands`: the connection for commands.
 //! - `outbound`: the queue of publications and the one task that sends them.
 //! - `subscriptions`: the wanted topics, and the connection that is subscribed to them.
@@ -26,7 +27,8 @@ mod options;
 mod outbound;
 mod server;
 mod subscriptions;
+mod url;
 
 pub use broker::RedisBroker;
 pub use options::{ConnectError, Options};
-pub use server::masked;
+pub use url::{check_url, masked};

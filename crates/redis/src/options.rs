@@ -7,7 +7,7 @@ use tidegate_core::{Incarnation, NodeId};
 /// How [`RedisBroker`](crate::RedisBroker) reaches Redis and what it is called there.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `redis://[user][:password@]host[:port][/db]`.
+    /// `redis://[[user]:password@]host[:port][/db]`; [`check_url`](crate::check_url) says whether it can be used.
     pub url: String,
     /// Before every key and channel of Tidegate's own.
     pub prefix: String,

@@ -59,14 +59,7 @@ pub(super) fn transport(text: &str) -> Result<(), String> {
 }
 
 pub(super) fn redis_url(text: &str) -> Result<(), String> {
-    match text.split_once("://") {
-        Some(("redis", rest)) if !rest.is_empty() => Ok(()),
-        Some(("rediss" | "redis+cluster" | "redis+sentinel" | "rediss+cluster" | "rediss+sentinel", _)) => {
-            Err("this kind of URL is not supported by this version; redis://[[user]:password@]host[:port][/db] is"
-                .to_owned())
-        }
-        _ => Err("must be a URL such as redis://[[user]:password@]host[:port][/db]".to_owned()),
-    }
+    tidegate_redis::check_url(text)
 }
 
 /// What may stand at the front of a Redis key or channel: no whitespace, and no braces, which would choose a slot.
@@ -131,7 +124,14 @@ mod tests {
             (
                 redis_url,
                 &["redis://h", "redis://u:p@h:1/0"],
-                &["rediss://h", "redis+cluster://h", "h:6379", "redis://"],
+                &[
+                    "rediss://h",
+                    "redis+cluster://h",
+                    "h:6379",
+                    "redis://",
+                    "redis://h/99x",
+                    "redis://:hun?ter2@h",
+                ],
             ),
             (prefix, &["tidegate", "a:b"], &["a b", "{a}", "ä"]),
             (operation, &["join", "heartbeat"], &["Join", "kick"]),

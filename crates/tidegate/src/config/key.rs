@@ -69,8 +69,8 @@ pub enum Mask {
     Secret,
     /// All but the password of a URL.
     UrlPassword,
-    /// The first line only: of a key in PEM, or of a private key that was put in its place.
-    FirstLine,
+    /// A path, or the label of a key in PEM; nothing of what is neither.
+    PemOrPath,
 }
 
 impl Key {

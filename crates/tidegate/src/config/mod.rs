@@ -126,9 +126,7 @@ pub struct Redis {
 
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis")
-            .field("url", &value::masked(&self.url, Mask::UrlPassword))
-            .finish_non_exhaustive()
+        f.debug_struct("Redis").field("url", &tidegate_redis::masked(&self.url)).finish_non_exhaustive()
     }
 }
 
@@ -141,8 +139,6 @@ pub struct Cluster {
     pub fence_after: Duration,
     /// Of a node's lease.
     pub lease_ttl: Duration,
-    /// Between renewals.
-    pub lease_renew: Duration,
 }
 
 /// One entry of `[namespaces]`.
@@ -282,7 +278,6 @@ impl Cluster {
             pulse_interval: milliseconds(settings, "cluster.pulse_interval_ms"),
             fence_after: milliseconds(settings, "cluster.fence_after_ms"),
             lease_ttl: milliseconds(settings, "sessions.lease_ttl_ms"),
-            lease_renew: milliseconds(settings, "sessions.lease_renew_ms"),
         }
     }
 }

@@ -12,7 +12,7 @@ pub const KEYS: &[Key] = &[
     text("server.listen", check::address, Preset::Text("0.0.0.0:8080"), "Address of the client port. With --dev the default is \"127.0.0.1:8080\".")
         .dev(Preset::Text("127.0.0.1:8080")),
     text("server.admin_listen", check::address, Preset::Text("127.0.0.1:8081"), "Address of the admin port: /healthz, /readyz, /metrics. Keep it away from clients."),
-    text("server.node_id", check::node_id, Preset::Unset("\"gw-1\""), "What this node is called; no two live nodes of a cluster may share it. Random when not set."),
+    text("server.node_id", check::node_id, Preset::Unset("\"gw-1\""), "What this node is called; no two live nodes of a cluster may share it. Random when not set. A node that is killed leaves its lease behind: the next of the same name is ready only when that has expired, up to sessions.lease_ttl_ms later."),
     list("server.allowed_origins", check::origin, &[], "Origins whose pages may connect; [] is the page's own host only, [\"*\"] is any. With --dev the default is [\"*\"].")
         .dev(Preset::List(&["*"])),
     list("server.trusted_proxies", check::network, &[], "Addresses or networks of proxies whose X-Forwarded-For is believed."),
@@ -47,7 +47,7 @@ pub const KEYS: &[Key] = &[
     text("auth.jwt.secret", check::any, Preset::Unset("\"at least 32 random characters\""), "Shared secret of HS256 tokens. Either this or public_key.")
         .mask(Mask::Secret),
     text("auth.jwt.public_key", check::any, Preset::Unset("\"/etc/tidegate/jwt.pem\""), "Public key in PEM, or the file that holds it. RSA is RS256, P-256 is ES256, Ed25519 is EdDSA; tokens have no say in it.")
-        .mask(Mask::FirstLine),
+        .mask(Mask::PemOrPath),
     later("auth.jwt.jwks_url"),
     text("auth.jwt.issuer", check::any, Preset::Unset("\"https://id.example.com\""), "When set, every token must carry this `iss`."),
     text("auth.jwt.audience", check::any, Preset::Unset("\"tidegate\""), "When set, every token must carry this `aud`."),
@@ -63,8 +63,8 @@ pub const KEYS: &[Key] = &[
     later("namespaces.*.offline.enabled"),
     later("namespaces.*.presence"),
 
-    number("sessions.lease_ttl_ms", 10_000, 100, 3_600_000, MS, "How long a node's lease outlives its last renewal."),
-    number("sessions.lease_renew_ms", 3_000, 10, 3_600_000, MS, "From one renewal to the next. 3 x lease_renew_ms <= lease_ttl_ms."),
+    number("sessions.lease_ttl_ms", 10_000, 100, 3_600_000, MS, "How long a node's lease outlives its last pulse, each of which renews it."),
+    number("sessions.lease_renew_ms", 3_000, 10, 3_600_000, MS, "Without effect in this version, which renews the node's lease with every pulse (cluster.pulse_interval_ms) and has no other leases. 3 x lease_renew_ms <= lease_ttl_ms."),
 
     later("offline.messages_max"),
     later("offline.bytes_max"),

@@ -1,6 +1,7 @@
 //! Values: reading them from TOML and from text, checking them, showing them.
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 use toml::de::{DeInteger, DeValue};
 
@@ -107,30 +108,24 @@ pub(super) fn masked(text: &str, mask: Mask) -> String {
     match mask {
         Mask::Open => text.to_owned(),
         Mask::Secret => "***".to_owned(),
-        Mask::UrlPassword => without_password(text),
-        Mask::FirstLine => match text.trim().split_once('\n') {
-            Some((first, _)) => format!("{} ...", first.trim_end()),
-            None => text.to_owned(),
-        },
+        Mask::UrlPassword => tidegate_redis::masked(text),
+        Mask::PemOrPath => without_key(text),
     }
 }
 
-/// Hides more rather than less: a password may hold an unescaped `/` or `@`, and what is no URL may be a password.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
-    let rest = match rest.rsplit_once('@') {
-        Some((user, host)) => match user.split_once(':') {
-            Some((name, _)) => format!("{name}:***@{host}"),
-            None => format!("***@{host}"),
-        },
-        None => rest.to_owned(),
-    };
-    match rest.split_once('?') {
-        Some((rest, query)) if query.to_ascii_lowercase().contains("pass") => {
-            format!("{scheme}://{rest}?***")
-        }
-        _ => format!("{scheme}://{rest}"),
+/// A key in PEM as far as its label, and a path as it is. Anything else may well be the secret of HS256 in the wrong
+/// place.
+fn without_key(text: &str) -> String {
+    const DASHES: &str = "-----";
+    let text = text.trim();
+    if let Some(rest) = text.strip_prefix(DASHES) {
+        return match rest.split_once(DASHES) {
+            Some((label, _)) => format!("{DASHES}{label}{DASHES} ..."),
+            None => format!("{DASHES} ..."),
+        };
     }
+    let is_path = text.starts_with(['/', '.']) || Path::new(text).is_file();
+    if is_path { text.to_owned() } else { "***".to_owned() }
 }
 
 fn whole(number: &DeInteger<'_>) -> Option<u64> {
@@ -178,21 +173,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_hidden() {
-        for (url, shown) in [
-            ("redis://h:6379/0", "redis://h:6379/0"),
-            ("redis://:pw@h", "redis://:***@h"),
-            ("redis://ann:pw@h:1", "redis://ann:***@h:1"),
-            ("redis://ann:p/w@x@h:1", "redis://ann:***@h:1"),
-            ("redis://pw@h", "redis://***@h"),
-            ("redis+unix:///run/redis.sock?pass=pw&db=1", "redis+unix:///run/redis.sock?***"),
-            ("hunter2", "***"),
-        ] {
-            assert_eq!(masked(url, Mask::UrlPassword), shown);
-        }
+    fn secrets_are_hidden() {
         let list = Value::List(vec!["a".into(), "b".into()]);
         assert_eq!(list.shown(Mask::Secret), r#"["***", "***"]"#);
-        assert_eq!(Value::Text("line\nmore".into()).shown(Mask::FirstLine), r#""line ...""#);
+        assert_eq!(Value::Text("redis://:pw@h".into()).shown(Mask::UrlPassword), r#""redis://:***@h""#);
+
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let here_too = std::env::current_dir().expect("tests run somewhere").join("Cargo.toml");
+        for (text, shown) in [
+            ("an HS256 secret", "***"),
+            ("QmFzZTY0/of+it==", "***"),
+            ("no/such/file.pem", "***"),
+            ("/no/such/file.pem", "/no/such/file.pem"),
+            ("./jwt.pem", "./jwt.pem"),
+            (here, here),
+            ("Cargo.toml", if here_too.is_file() { "Cargo.toml" } else { "***" }),
+            ("-----BEGIN PUBLIC KEY-----\nMCow\n", "-----BEGIN PUBLIC KEY----- ..."),
+            // The line breaks were lost on the way.
+            ("-----BEGIN PRIVATE KEY----- MC4C -----END PRIVATE KEY-----", "-----BEGIN PRIVATE KEY----- ..."),
+            ("-----MC4C", "----- ..."),
+        ] {
+            assert_eq!(masked(text, Mask::PemOrPath), shown);
+        }
     }
 
     #[test]
