@@ -1,4 +1,4 @@
-//! From a configuration to running nodes, and back: bind, join, serve, wait, drain.
+//! From a configuration to running nodes, and back: bind, join, listen, serve, wait, drain.
 
 mod build;
 mod ports;
@@ -14,10 +14,10 @@ use tidegate_core::broker::PulseError;
 use tidegate_core::memory::Exchange;
 use tidegate_gateway::{Node, StartError};
 use tidegate_redis::ConnectError;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::ports::Port;
 use self::signals::Signals;
 use crate::admin::{self, Status};
 use crate::config::Config;
@@ -120,7 +120,8 @@ struct Seat {
     id: NodeId,
     listen: SocketAddr,
     admin: SocketAddr,
-    listener: Option<TcpListener>,
+    /// The client port, until the node is ready.
+    port: Option<Port>,
     node: Arc<Started>,
 }
 
@@ -129,7 +130,8 @@ struct Seat {
 struct Started(OnceLock<Node>);
 
 impl App {
-    /// Binds every port and answers on the admin ports, not ready yet.
+    /// Binds every port, so that one that is taken is known at once, and answers on the admin ports. Connections to
+    /// the client ports are refused: a client that is refused tries another node, one in a backlog waits.
     async fn bind(config: &Config) -> Result<Self, Error> {
         let mut app = Self { seats: Vec::new(), tasks: TaskTracker::new(), stop: CancellationToken::new() };
         for index in 0..config.nodes {
@@ -139,11 +141,11 @@ impl App {
                 id: build::node_id(config, index),
                 listen: client.address,
                 admin: admin.address,
-                listener: Some(client.listener),
+                port: Some(client),
                 node: Arc::default(),
             };
             let status: Arc<dyn Status> = Arc::clone(&seat.node) as _;
-            app.tasks.spawn(admin::serve(admin.listener, admin::router(status), app.stop.clone()));
+            app.tasks.spawn(admin::serve(admin.listen()?, admin::router(status), app.stop.clone()));
             app.seats.push(seat);
         }
         Ok(app)
@@ -154,12 +156,12 @@ impl App {
         let exchange = Exchange::new();
         for seat in &mut self.seats {
             let node = build::join(config, &seat.id, &exchange).await?;
-            if let Some(listener) = seat.listener.take() {
-                let serving = node.clone();
-                self.tasks.spawn(async move { serving.serve(listener).await });
+            let listener = seat.port.take().map(Port::listen).transpose();
+            // The seat is filled once, here, and also when its port is lost: the node has to be drained.
+            let _ = seat.node.0.set(node.clone());
+            if let Some(listener) = listener? {
+                self.tasks.spawn(async move { node.serve(listener).await });
             }
-            // The seat is filled once, here.
-            let _ = seat.node.0.set(node);
             tracing::info!(node = %seat.id, listen = %seat.listen, admin = %seat.admin, "ready");
         }
         Ok(())

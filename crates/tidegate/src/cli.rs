@@ -13,6 +13,11 @@ use crate::{app, healthcheck, log, token};
 /// Most nodes of one process. `--nodes` is for trying a cluster out on one machine, and ports are ten apart.
 const NODES_MAX: i64 = 64;
 
+/// Polls of tasks after which a worker of a serving process looks at the sockets again. A client that floods keeps its
+/// worker busy, and meanwhile the sockets of all others on that worker wait; tokio's default of 61 polls is long when
+/// each handles a whole read of events.
+const POLLS_BETWEEN_EVENTS: u32 = 16;
+
 /// A horizontally scaled realtime gateway that speaks Socket.IO.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
@@ -167,7 +172,9 @@ impl Serve {
             Err(exit) => return exit,
         };
         log::start(&config.log);
-        let ended = match runtime(tokio::runtime::Builder::new_multi_thread()) {
+        let mut workers = tokio::runtime::Builder::new_multi_thread();
+        workers.event_interval(POLLS_BETWEEN_EVENTS);
+        let ended = match runtime(workers) {
             Ok(runtime) => runtime.block_on(app::run(&config)),
             Err(exit) => return exit,
         };

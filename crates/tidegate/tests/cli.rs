@@ -220,6 +220,17 @@ fn a_port_that_is_taken_is_the_configuration() {
 }
 
 #[test]
+fn a_url_that_serve_refuses_is_a_fault_of_check() {
+    for url in ["redis://h/99x", "redis://:hun?ter2@h", "valkey://h"] {
+        for command in ["check", "serve"] {
+            let (code, out, log) = run(&[command], &[OPEN, ("TIDEGATE_REDIS__URL", url)]);
+            assert_eq!((code, out.as_str()), (64, ""), "{command} {url}");
+            assert!(log.contains("redis.url = \"") && !log.contains("hun"), "{log}");
+        }
+    }
+}
+
+#[test]
 fn redis_that_cannot_be_reached_is_69() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://:hunter2@{}", closed.local_addr().unwrap());
@@ -241,4 +252,47 @@ fn a_stop_is_heard_while_redis_is_still_awaited() {
     let waiting = silent.accept().unwrap();
     assert_eq!(server.stop("-TERM").0, 0);
     drop(waiting);
+}
+
+#[test]
+fn clients_are_refused_until_the_node_is_ready() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", silent.local_addr().unwrap());
+    let patience = ("TIDEGATE_REDIS__CONNECT_TIMEOUT_MS", "60000");
+    // Their ports are free again and unlikely to be handed out to anybody else so soon.
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (listen, admin) = (free(), free());
+    let arguments = ["serve", "--redis", &url, "--listen", &listen, "--admin-listen", &admin];
+    let server = Server::start(&arguments, &[OPEN, patience]);
+    let waiting = silent.accept().unwrap();
+    assert!(get(&admin, "/readyz").starts_with("HTTP/1.1 503 "));
+    let refused = TcpStream::connect(&listen).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+
+    // A port that is taken is known without waiting for Redis.
+    let taken = ["serve", "--redis", &url, "--listen", &admin, "--admin-listen", "127.0.0.1:0"];
+    let (code, _, log) = run(&taken, &[OPEN, patience]);
+    assert_eq!(code, 64, "{log}");
+    assert!(log.contains("server.listen: cannot listen on"), "{log}");
+
+    assert_eq!(server.stop("-TERM").0, 0);
+    drop(waiting);
+}
+
+/// What [`a_panic_anywhere_ends_the_process_with_70`] runs in a process of its own.
+#[test]
+#[ignore = "ends the process"]
+fn panics_on_another_thread() {
+    tidegate::exit::on_panic();
+    let _ = std::thread::spawn(|| panic!("on purpose")).join();
+}
+
+#[test]
+fn a_panic_anywhere_ends_the_process_with_70() {
+    let mut this = Command::new(std::env::current_exe().unwrap());
+    this.args(["--exact", "panics_on_another_thread", "--ignored", "--nocapture"]);
+    let child = this.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = Running(Some(child)).wait();
+    assert_eq!(output.status.code(), Some(70));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("on purpose"));
 }
