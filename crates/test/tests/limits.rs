@@ -500,6 +500,22 @@ async fn who_owes_a_pong_is_closed_and_who_answers_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_follows_a_pong_however_long_the_timeout_is() {
+    let mut brisk = options("a");
+    brisk.engine.ping_interval = Duration::from_millis(100);
+    brisk.engine.ping_timeout = Duration::from_secs(30);
+    let (cluster, a) = only(brisk).await;
+    let mut wire = Wire::connect(&a).await;
+    for _ in 0..3 {
+        // Were the next ping to wait for the last one's timeout, nobody here would wait that long.
+        assert_eq!(wire.next().await, Frame::Text("2".to_owned()));
+        wire.send("3").await;
+    }
+    drop(wire);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_ends_with_its_token() {
     let (cluster, a) = only(with_tokens()).await;
     let client = || a.client().transports(Transports::WebSocket);
