@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -45,8 +44,6 @@ pub(crate) struct Pulse {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     echoes: watch::Sender<u64>,
-    /// Another incarnation's lease has not run out yet.
-    waiting: AtomicBool,
 }
 
 /// How much later than first seen a lease must end to count as renewed: clocks and round trips are no exact things,
@@ -59,6 +56,8 @@ struct State {
     generation: Option<u64>,
     sent: VecDeque<Sent>,
     fresh_until: Option<Instant>,
+    /// When the lease of a process of the same id ends, while this one waits for it.
+    predecessor_until: Option<Instant>,
 }
 
 struct Sent {
@@ -69,13 +68,7 @@ struct Sent {
 
 impl Pulse {
     pub(crate) fn new(options: PulseOptions, metrics: Arc<Metrics>) -> Self {
-        Self {
-            options,
-            metrics,
-            state: Mutex::new(State::default()),
-            echoes: watch::Sender::new(0),
-            waiting: AtomicBool::new(false),
-        }
+        Self { options, metrics, state: Mutex::new(State::default()), echoes: watch::Sender::new(0) }
     }
 
     /// Whether the node may act at `now`.
@@ -133,8 +126,8 @@ impl Pulse {
     }
 
     /// Whether the node cannot begin yet because the lease of a process of the same id has not run out.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Acquire)
+    pub(crate) fn is_waiting(&self, now: Instant) -> bool {
+        self.state.lock().predecessor_until.is_some_and(|until| now < until)
     }
 
     /// Resolves when a pulse has come back and the node may act; the node's start waits for it.
@@ -172,7 +165,7 @@ impl Pulse {
             match outcome {
                 Ok(()) => {
                     predecessor = None;
-                    self.waiting.store(false, Ordering::Release);
+                    self.state.lock().predecessor_until = None;
                     self.metrics.lease_renewed("ok");
                 }
                 Err(PulseError::Unavailable) => self.metrics.lease_renewed("failed"),
@@ -183,7 +176,7 @@ impl Pulse {
                     if alive {
                         return Err(PulseError::Conflict { incarnation, lease_left });
                     }
-                    if !self.waiting.swap(true, Ordering::AcqRel) {
+                    if self.state.lock().predecessor_until.replace(ends).is_none() {
                         tracing::warn!(
                             incarnation,
                             lease_left_ms = u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),

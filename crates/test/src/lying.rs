@@ -34,6 +34,8 @@ struct State {
     /// The last pulse that did not come back.
     swallowed: Option<u64>,
     pulse_error: Option<PulseError>,
+    /// How many pulses were answered so.
+    pulses_failed: usize,
     refuses_publications: bool,
     subscribing: Subscribing,
     /// Calls that wait for a word.
@@ -87,6 +89,17 @@ impl Lies {
     /// What every pulse is answered with from now on.
     pub fn fail_pulses(&self, error: Option<PulseError>) {
         self.0.send_modify(|state| state.pulse_error = error);
+    }
+
+    /// Waits until a pulse has been answered so.
+    ///
+    /// # Panics
+    /// When none is in time.
+    pub async fn pulse_failed(&self) {
+        let mut told = self.0.subscribe();
+        within("a pulse to fail", told.wait_for(|state| state.pulses_failed > 0))
+            .await
+            .expect("the sender is held");
     }
 
     /// Whether publications are refused.
@@ -216,7 +229,10 @@ impl Broker for Liar {
     fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
         let error = self.lies.0.borrow().pulse_error.clone();
         match error {
-            Some(error) => std::future::ready(Err(error)).boxed(),
+            Some(error) => {
+                self.lies.0.send_modify(|state| state.pulses_failed += 1);
+                std::future::ready(Err(error)).boxed()
+            }
             None => self.truth.pulse(number, lease_ttl),
         }
     }

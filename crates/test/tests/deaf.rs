@@ -390,3 +390,23 @@ async fn a_node_that_never_hears_itself_does_not_start() {
     cluster.add_lying(options("a"), &lies, PATIENCE).await.unwrap();
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_ends_when_the_broker_goes_away_after_a_predecessors_lease_was_seen() {
+    let (cluster, lies) = (Cluster::new(Backend::Memory), Lies::new());
+    let left = Duration::from_millis(100);
+    lies.fail_pulses(Some(PulseError::Conflict { incarnation: "dead".to_owned(), lease_left: left }));
+    let mut slow = options("a");
+    // One conflict, and from the second beat on nothing answers.
+    slow.pulse.interval = Duration::from_millis(500);
+    let limit = Duration::from_secs(1);
+    let away = async {
+        lies.pulse_failed().await;
+        lies.fail_pulses(Some(PulseError::Unavailable));
+    };
+    let start = tokio::time::timeout(PATIENCE, cluster.add_lying(slow, &lies, limit));
+    let (started, ()) = tokio::join!(start, away);
+    let refused = started.expect("start() gives up once the lease it waits for has ended").err().unwrap();
+    assert!(matches!(refused, StartError::Silent(_)), "{refused}");
+    within("the shutdown", cluster.shutdown()).await;
+}
