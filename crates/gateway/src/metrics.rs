@@ -10,10 +10,24 @@ use prometheus::{
 };
 use tidegate_core::{DisconnectReason, ErrorCode};
 
+use crate::namespaces::Operation;
+
 /// From 50 microseconds to 5 seconds: what a fan-out or a round trip through Redis can take.
 const SECONDS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
+];
+
+/// Why a handshake or a socket is refused.
+const REFUSED: [&str; 8] = [
+    "draining",
+    "deaf",
+    "connections_max",
+    "connections_per_ip_max",
+    "sockets_max",
+    "sockets_per_ip_max",
+    "origin",
+    "protocol_version",
 ];
 
 /// One node's metrics.
@@ -156,6 +170,12 @@ impl Metrics {
         }
         for result in ["ok", "failed", "conflict"] {
             metrics.lease_renewals.with_label_values(&[result]);
+        }
+        for operation in Operation::ALL {
+            metrics.operations.with_label_values(&[operation.as_str(), "ok"]);
+        }
+        for reason in REFUSED {
+            metrics.refused.with_label_values(&[reason]);
         }
         for reason in ["volatile", "rate_limited", "fanout_full", "too_large", "malformed"] {
             metrics.dropped.with_label_values(&[reason]);
