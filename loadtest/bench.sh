@@ -92,7 +92,7 @@ messages() {
     echo $((scaled > 0 ? scaled : 1))
 }
 
-cargo build --manifest-path "$root/Cargo.toml" --release -p tidegate -p tidegate-loadtest
+cargo build --locked --manifest-path "$root/Cargo.toml" --release -p tidegate -p tidegate-loadtest
 (cd "$here/stock" && npm ci --no-audit --no-fund --loglevel=error)
 mkdir -p "$(dirname "$record")"
 : >"$record"

@@ -39,8 +39,10 @@ for tool in "$@"; do
         ;;
     node)
         command -v node >/dev/null && command -v npm >/dev/null || install nodejs npm
-        major=$(node -p 'process.versions.node.split(".")[0]')
-        [ "$major" -ge 18 ] || fail "node $(node --version) is too old; 18 or newer is needed"
+        # What Ubuntu 24.04 has; Debian 12 has a later 18. Older distributions need one from https://nodejs.org.
+        node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
+            process.exit(major > 18 || (major === 18 && minor >= 19) ? 0 : 1)' ||
+            fail "node $(node --version) is too old; 18.19 or newer is needed"
         ;;
     *) fail "no such tool: $tool" ;;
     esac

@@ -9,10 +9,11 @@ export const MESSAGE_PACK = { parser: msgpack.default ?? msgpack };
 export const POLLING = { transports: ['polling'] };
 export const WEBSOCKET = { transports: ['websocket'] };
 
-/** A client that has not connected yet. Each one has a transport of its own. */
+/** A client that has not connected yet. Each one has a transport of its own, shared by `socket.io.socket(namespace)`. */
 export function client(stage, url, options = {}) {
   const socket = io(url, { forceNew: true, ...options });
-  stage.defer(() => socket.disconnect());
+  // The transport closes with the last of its namespaces; while one is left, it would reconnect for ever.
+  stage.defer(() => Object.values(socket.io.nsps).forEach((each) => each.disconnect()));
   return socket;
 }
 

@@ -1,7 +1,7 @@
 // The Engine.IO handshake, its refusals, and who may ask: errors of HTTP and WebSocket, CORS, Origin.
 
-import { test } from 'node:test';
 import assert from 'node:assert/strict';
+import { test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { startSubject, IS_STOCK, TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { address, connectFrames, openFrames, Polling, request, upgrade } from '../lib/wire.mjs';

@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
-import { test } from 'node:test';
 
+import { test } from '../lib/test.mjs';
 import { connect, WEBSOCKET } from '../lib/client.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';

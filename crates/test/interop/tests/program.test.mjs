@@ -1,7 +1,8 @@
 // The program itself: exit codes, the ready line, check, token, healthcheck, the admin port.
 
-import { describe, test } from 'node:test';
+import { describe } from 'node:test';
 import assert from 'node:assert/strict';
+import { test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { configFile, run, startTidegate } from '../lib/tidegate.mjs';

@@ -1,7 +1,7 @@
 // The official client on every transport, with its default options first.
 
-import { test } from 'node:test';
 import assert from 'node:assert/strict';
+import { test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { startSubject } from '../lib/subject.mjs';
 import { freePort } from '../lib/ports.mjs';
