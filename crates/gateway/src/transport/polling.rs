@@ -25,8 +25,9 @@ use tidegate_protocol::engineio::Refusal;
 /// How long the body of a POST may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of an oversized body that are read and thrown away.
+/// Bytes of an oversized body that are read and thrown away, and for how long.
 const DISCARD_BYTES_MAX: usize = 32 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Requests that may wait for one connection: one POST, one violation, one upgrade. More cannot come at once.
 const INPUT_MAX: usize = 4;
@@ -163,21 +164,26 @@ enum BodyError {
 /// answer only when they have sent everything, and would otherwise find a reset.
 async fn read_body(mut body: Body, max: usize) -> Result<Vec<u8>, BodyError> {
     let mut read = Vec::new();
-    let mut discarded = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| BodyError::Broken)?;
-        let Ok(data) = frame.into_data() else { continue };
-        if discarded == 0 && read.len() + data.len() <= max {
-            read.extend_from_slice(&data);
-            continue;
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        if read.len() + data.len() > max {
+            drop(read);
+            // Whether the rest comes or not, the answer is the same.
+            let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await;
+            return Err(BodyError::TooLarge);
         }
-        read = Vec::new();
-        discarded += data.len();
-        if discarded > DISCARD_BYTES_MAX {
-            break;
-        }
+        read.extend_from_slice(&data);
     }
-    if discarded > 0 { Err(BodyError::TooLarge) } else { Ok(read) }
+    Ok(read)
+}
+
+async fn discard(mut body: Body) {
+    let mut discarded = 0;
+    while discarded < DISCARD_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+    }
 }
 
 async fn violate(polling: &Polling, reason: DisconnectReason) {
