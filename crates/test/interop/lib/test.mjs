@@ -4,7 +4,7 @@
 // that never ends, and a handle that keeps the file alive after its last test. The runner's own options for that are
 // not in Node 18, and one of them hides such handles.
 
-import { test as plain } from 'node:test';
+import { describe as plainDescribe, test as plain } from 'node:test';
 
 /** For one test in milliseconds, far above the longest. */
 const TEST_WITHIN_MS = 60_000;
@@ -26,10 +26,21 @@ function rearm() {
 
 rearm();
 
-/** `test(name, [options], body)`. */
+/**
+ * `describe(name, [options], body)`. With `skip` it is left out, not skipped: what only one of the two subjects
+ * promises is no test of the other.
+ */
+export function describe(name, ...rest) {
+  const body = rest.pop();
+  const [options = {}] = rest;
+  return options.skip ? undefined : plainDescribe(name, options, body);
+}
+
+/** `test(name, [options], body)`, left out with `skip` as above. */
 export function test(name, ...rest) {
   const body = rest.pop();
   const [options = {}] = rest;
+  if (options.skip) return undefined;
   return plain(name, { timeout: TEST_WITHIN_MS, ...options }, async (t) => {
     rearm();
     try {

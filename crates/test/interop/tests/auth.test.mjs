@@ -1,9 +1,9 @@
 // Who may come in, what they may do, and when it ends.
 
-import { after, before, describe } from 'node:test';
+import { after, before } from 'node:test';
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { Stage, stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { configFile, run, startTidegate } from '../lib/tidegate.mjs';

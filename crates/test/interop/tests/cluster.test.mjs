@@ -1,8 +1,7 @@
 // Several nodes: in one process over the memory broker, and as processes over Redis.
 
-import { describe } from 'node:test';
 import assert from 'node:assert/strict';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { IS_STOCK, startSubject, TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';

@@ -1,8 +1,7 @@
 // What breaks around a node: Redis dies, freezes, comes back; nodes are told to go or are killed.
 
-import { describe } from 'node:test';
 import assert from 'node:assert/strict';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';

@@ -1,8 +1,7 @@
 // A transport's life: heartbeat, upgrade, payload limits, and every way it ends.
 
-import { describe } from 'node:test';
 import assert from 'node:assert/strict';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { IS_STOCK, startSubject, TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { ask, client, connect, inbox, POLLING, WEBSOCKET } from '../lib/client.mjs';

@@ -1,8 +1,8 @@
 // What a client may ask the gateway for, and the code it gets when it may not.
 
-import { after, before, describe } from 'node:test';
+import { after, before } from 'node:test';
 import assert from 'node:assert/strict';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { Stage, stageOf } from '../lib/stage.mjs';
 import { IS_STOCK, startSubject, TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';

@@ -3,9 +3,9 @@
 // The judge is a stock cluster: two servers for each parser, joined by the Redis adapter, so that each value crosses
 // the adapter's wire between two processes' worth of state, as it does inside Tidegate.
 
-import { after, before, describe } from 'node:test';
+import { after, before } from 'node:test';
 import assert from 'node:assert/strict';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { Stage, stageOf } from '../lib/stage.mjs';
 import { startSubject, IS_STOCK, TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startStock } from '../lib/stock.mjs';

@@ -1,9 +1,9 @@
 // Stock Node servers with the Redis adapter, and the Redis emitter, in one cluster with the subject.
 
-import { after, before, describe } from 'node:test';
+import { after, before } from 'node:test';
 import assert from 'node:assert/strict';
 import msgpack from 'notepack.io';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { Stage, stageOf } from '../lib/stage.mjs';
 import { IS_STOCK, startSubject, TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';

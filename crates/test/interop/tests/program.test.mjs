@@ -1,8 +1,7 @@
 // The program itself: exit codes, the ready line, check, token, healthcheck, the admin port.
 
-import { describe } from 'node:test';
 import assert from 'node:assert/strict';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { configFile, run, startTidegate } from '../lib/tidegate.mjs';

@@ -1,9 +1,9 @@
 // What breaks the rules of Engine.IO or Socket.IO closes that connection, with its reason counted, and nothing else.
 
-import { after, before, describe } from 'node:test';
+import { after, before } from 'node:test';
 import assert from 'node:assert/strict';
 import { Encoder } from 'socket.io-msgpack-parser';
-import { test } from '../lib/test.mjs';
+import { describe, test } from '../lib/test.mjs';
 import { Stage } from '../lib/stage.mjs';
 import { IS_STOCK, startSubject } from '../lib/subject.mjs';
 import { startStock } from '../lib/stock.mjs';
