@@ -34,7 +34,10 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Most fields of a request's header.
 const HEADERS_MAX: usize = 64;
 
-/// Sockets that may be open for HTTP beyond `connections_max`: for requests on their way to be refused with a 503.
+/// Sockets that one polling client holds: its poll, and the one it posts on.
+const SOCKETS_PER_POLLER: usize = 2;
+
+/// Sockets that may be open for HTTP beyond those of `connections_max` polling clients: for requests on their way to be refused with a 503.
 const SOCKETS_SPARE: usize = 1_024;
 
 /// Sockets of one address per connection that it may have: a browser polls and posts on two, and keeps a few more.
@@ -52,7 +55,11 @@ impl Node {
         let router = transport::router(Arc::clone(&self.0));
         let options = &self.0.options;
         let sockets = Sockets {
-            max: options.server.connections_max.saturating_add(SOCKETS_SPARE),
+            max: options
+                .server
+                .connections_max
+                .saturating_mul(SOCKETS_PER_POLLER)
+                .saturating_add(SOCKETS_SPARE),
             per_address: Addresses::new(
                 options.limits.connections_per_ip_max.saturating_mul(SOCKETS_PER_CONNECTION),
             ),

@@ -81,13 +81,14 @@ pub(crate) struct Exclusive<'a>(&'a AtomicBool);
 
 impl<'a> Exclusive<'a> {
     pub(crate) fn claim(flag: &'a AtomicBool) -> Option<Self> {
-        (!flag.swap(true, Ordering::AcqRel)).then_some(Self(flag))
+        (!flag.swap(true, Ordering::SeqCst)).then_some(Self(flag))
     }
 }
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        // In one order with the flags that are looked at after it.
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

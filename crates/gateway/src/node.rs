@@ -170,7 +170,7 @@ impl Joining {
                     break Err(node.0.fatal.borrow().clone().unwrap_or(PulseError::Unavailable).into());
                 }
                 // A predecessor that crashed is waited for as long as its lease lasts, which is bounded.
-                () = tokio::time::sleep(limit) => if !node.0.pulse.is_waiting(Instant::now()) {
+                () = tokio::time::sleep(limit) => if !node.0.pulse.is_waiting(Instant::now(), limit) {
                     break Err(StartError::Silent(limit));
                 }
             }

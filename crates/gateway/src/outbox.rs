@@ -256,6 +256,10 @@ impl Outbox {
         if state.closed.is_some() {
             return Some(Pushed::Closed);
         }
+        if volatile && state.blocked {
+            self.metrics.dropped("volatile", 1);
+            return Some(Pushed::Dropped);
+        }
         if state.bytes == 0 || state.bytes + weight <= self.bytes_max {
             return None;
         }
@@ -348,13 +352,14 @@ impl Outbox {
                 if queue.is_empty() {
                     return;
                 }
-                if let Some(poll) = waiting.take() {
-                    let payload = drain_payload(queue);
+                // A poll that went away meanwhile leaves what waits for the next, or for the WebSocket.
+                if let Some(poll) = waiting.take()
+                    && poll.send(payload(queue)).is_ok()
+                {
+                    *queue = VecDeque::new();
                     self.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
                     state.volatile = 0;
-                    // A poll that went away takes its payload along: its connection is closed as aborted.
-                    let _ = poll.send(payload);
                 }
             }
             Transport::Gone => {}
@@ -372,7 +377,8 @@ impl Outbox {
             return Poll::Overlap;
         }
         if !queue.is_empty() {
-            let payload = drain_payload(queue);
+            let payload = payload(queue);
+            *queue = VecDeque::new();
             self.metrics.outbox_shrank(state.bytes);
             state.bytes = 0;
             state.volatile = 0;
@@ -554,15 +560,15 @@ impl Drop for Outbox {
     }
 }
 
-fn drain_payload(queue: &mut VecDeque<Message>) -> Bytes {
-    let queue = std::mem::take(queue);
+/// Everything that waits, as one payload.
+fn payload(queue: &VecDeque<Message>) -> Bytes {
     if let [only] = queue.as_slices().0
         && queue.len() == 1
     {
         return only.polling().clone();
     }
     let mut payload = Vec::with_capacity(queue.iter().map(|message| message.polling().len() + 1).sum());
-    for message in &queue {
+    for message in queue {
         if !payload.is_empty() {
             payload.push(tidegate_protocol::engineio::payload::SEPARATOR);
         }

@@ -6,6 +6,7 @@
 //! was sent under. A node without a fresh echo is *deaf*: it refuses handshakes and is not ready.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,14 +121,16 @@ impl Pulse {
         if state.fresh_until.is_none_or(|fresh| fresh < until) {
             state.fresh_until = Some(until);
         }
+        state.predecessor_until = None;
         drop(state);
         self.metrics.pulse_seconds.observe(now.duration_since(sent.at).as_secs_f64());
         self.echoes.send_replace(number);
     }
 
     /// Whether the node cannot begin yet because the lease of a process of the same id has not run out.
-    pub(crate) fn is_waiting(&self, now: Instant) -> bool {
-        self.state.lock().predecessor_until.is_some_and(|until| now < until)
+    /// After the lease has ended, the next beat and its echo have `grace` to come.
+    pub(crate) fn is_waiting(&self, now: Instant, grace: Duration) -> bool {
+        self.state.lock().predecessor_until.is_some_and(|until| now < until + grace)
     }
 
     /// Resolves when a pulse has come back and the node may act; the node's start waits for it.
@@ -157,7 +160,8 @@ impl Pulse {
                 () = shutdown.cancelled() => return Ok(()),
                 _ = interval.tick() => {}
             }
-            self.sending(number, Instant::now());
+            let asked = Instant::now();
+            self.sending(number, asked);
             let outcome = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 outcome = broker.pulse(number, self.options.lease_ttl) => outcome,
@@ -165,18 +169,19 @@ impl Pulse {
             match outcome {
                 Ok(()) => {
                     predecessor = None;
-                    self.state.lock().predecessor_until = None;
                     self.metrics.lease_renewed("ok");
                 }
                 Err(PulseError::Unavailable) => self.metrics.lease_renewed("failed"),
                 Err(PulseError::Conflict { incarnation, lease_left }) => {
                     self.metrics.lease_renewed("conflict");
-                    let ends = Instant::now() + lease_left;
+                    // The broker looked at the lease at some moment between the two.
+                    let ends = asked + lease_left..Instant::now() + lease_left;
+                    let until = ends.end;
                     let alive = predecessor.as_mut().is_none_or(|seen| seen.is_renewed(&incarnation, ends));
                     if alive {
                         return Err(PulseError::Conflict { incarnation, lease_left });
                     }
-                    if self.state.lock().predecessor_until.replace(ends).is_none() {
+                    if self.state.lock().predecessor_until.replace(until).is_none() {
                         tracing::warn!(
                             incarnation,
                             lease_left_ms = u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
@@ -196,14 +201,15 @@ impl Pulse {
 struct Predecessor(Option<(String, Instant)>);
 
 impl Predecessor {
-    /// Whether the lease of `incarnation`, which now ends at `ends`, was renewed since it was first seen.
-    fn is_renewed(&mut self, incarnation: &str, ends: Instant) -> bool {
+    /// Whether the lease of `incarnation`, which now ends at some moment of `ends`, was renewed since it was first seen.
+    /// A late answer alone proves nothing: the earliest end now is compared with the latest end then.
+    fn is_renewed(&mut self, incarnation: &str, ends: Range<Instant>) -> bool {
         match &self.0 {
-            Some((seen, first_end)) if seen == incarnation => ends > *first_end + RENEWED_BY,
+            Some((seen, first_end)) if seen == incarnation => ends.start > *first_end + RENEWED_BY,
             // Another one took the id meanwhile, and so is alive.
             Some(_) => true,
             None => {
-                self.0 = Some((incarnation.to_owned(), ends));
+                self.0 = Some((incarnation.to_owned(), ends.end));
                 false
             }
         }
@@ -276,16 +282,30 @@ mod tests {
     #[test]
     fn only_a_renewed_lease_is_a_live_predecessors() {
         let start = Instant::now();
-        let ends = start + Duration::from_secs(10);
+        let ms = |ms| start + Duration::from_millis(ms);
         let mut dead = Predecessor::default();
-        assert!(!dead.is_renewed("a", ends));
-        // The same end, seen again and again, give or take a round trip.
-        assert!(!dead.is_renewed("a", ends + Duration::from_millis(3)));
-        assert!(!dead.is_renewed("a", ends - Duration::from_millis(3)));
-        assert!(dead.is_renewed("a", ends + Duration::from_millis(250)));
+        assert!(!dead.is_renewed("a", ms(10_000)..ms(10_002)));
+        // The same end, seen again and again, give or take a round trip, however long.
+        assert!(!dead.is_renewed("a", ms(9_997)..ms(10_003)));
+        assert!(!dead.is_renewed("a", ms(10_000)..ms(10_900)));
+        assert!(dead.is_renewed("a", ms(10_250)..ms(10_251)));
         let mut replaced = Predecessor::default();
-        assert!(!replaced.is_renewed("a", ends));
-        assert!(replaced.is_renewed("b", ends));
+        assert!(!replaced.is_renewed("a", ms(10_000)..ms(10_001)));
+        assert!(replaced.is_renewed("b", ms(10_000)..ms(10_001)));
+    }
+
+    #[test]
+    fn a_predecessors_lease_is_waited_for_and_a_beat_longer() {
+        let (pulse, start) = (pulse(), Instant::now());
+        let grace = Duration::from_secs(1);
+        assert!(!pulse.is_waiting(start, grace));
+        pulse.state.lock().predecessor_until = Some(start + Duration::from_secs(5));
+        assert!(pulse.is_waiting(start + Duration::from_millis(5_999), grace));
+        assert!(!pulse.is_waiting(start + Duration::from_millis(6_000), grace));
+        pulse.whole(1);
+        pulse.sending(1, start);
+        pulse.echo(1, 1, start);
+        assert!(!pulse.is_waiting(start, grace), "its own echo ends the wait");
     }
 
     #[test]

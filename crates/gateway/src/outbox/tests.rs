@@ -226,3 +226,16 @@ async fn a_batch_is_appended_and_flushed_once() {
     peer.read_exact(&mut received).await.unwrap();
     assert_eq!(&received, b"\x81\x0542[1]\x81\x0542[2]");
 }
+
+#[tokio::test]
+async fn a_poll_that_went_away_takes_nothing_along() {
+    let outbox = Outbox::polling(BYTES_MAX, metrics());
+    let Poll::Pending(gone) = outbox.poll() else { panic!("nothing waits") };
+    drop(gone);
+    assert!(outbox.append(&text("2[1]", false)));
+    outbox.append(&text("2[2]", false));
+    outbox.flush();
+    let Poll::Ready(payload) = outbox.poll() else { panic!("it still waits") };
+    assert_eq!(payload, "42[1]\u{1e}42[2]");
+    assert!(outbox.is_drained());
+}

@@ -80,8 +80,8 @@ impl Drop for Pending<'_> {
         }
         // A client that moves to its WebSocket may drop its last poll, and says that it has moved on another
         // connection. Whoever serves that one decides.
-        polling.aborted.store(true, Ordering::Release);
-        if !polling.upgrading.load(Ordering::Acquire) {
+        polling.aborted.store(true, Ordering::SeqCst);
+        if !polling.upgrading.load(Ordering::SeqCst) {
             polling.outbox.close(DisconnectReason::TransportError);
         }
     }

@@ -167,7 +167,7 @@ pub(super) fn probe(
         } else {
             tracing::debug!(?id, "an upgrade failed; its client goes on polling");
             drop(upgrading);
-            if polling.aborted.load(Ordering::Acquire) {
+            if polling.aborted.load(Ordering::SeqCst) {
                 polling.outbox.close(DisconnectReason::TransportError);
             }
             raw.hang_up().await;
