@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
-use tidegate_core::{NodeId, SessionId};
-use tokio::sync::mpsc;
+use tidegate_core::{DisconnectReason, NodeId, SessionId};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::connection::Input;
-use crate::outbox::Outbox;
+use crate::outbox::{Binary, Outbox};
 
 /// Parts of the table, so that handshakes on several workers seldom meet. A power of two.
 const PARTS: usize = 16;
@@ -65,6 +65,22 @@ pub(crate) struct Polling {
     pub(crate) aborted: AtomicBool,
     /// The client has joined a namespace, so its payloads may be of full size.
     pub(crate) joined: AtomicBool,
+}
+
+/// What a request brings to a polling connection.
+pub(crate) enum Input {
+    /// The body of a POST.
+    Payload(Payload),
+    /// The request itself was a violation.
+    Violation(DisconnectReason),
+    /// The WebSocket that the client has moved to, and what it sent there already.
+    Upgraded { read: OwnedReadHalf, write: OwnedWriteHalf, binary: Binary, unread: Vec<u8> },
+}
+
+/// The body of a POST, and whom to tell when it has been taken.
+pub(crate) struct Payload {
+    pub(crate) body: String,
+    pub(crate) accepted: oneshot::Sender<()>,
 }
 
 impl Engine {

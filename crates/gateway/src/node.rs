@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Identity, NameLimits};
 use crate::clock::{Clock, unix_ms};
-use crate::connection::Connection;
 use crate::engines::Engines;
 use crate::hub::{Hub, Joined};
 use crate::inbound::Inbound;
@@ -234,9 +233,12 @@ impl Inner {
     }
 
     /// Starts the task of a connection. One that was admitted just before a drain began is closed with the others.
-    pub(crate) fn spawn(&self, connection: Connection) {
-        let outbox = Arc::clone(&connection.outbox);
-        self.connections.spawn(connection.run());
+    pub(crate) fn spawn(
+        &self,
+        outbox: Arc<Outbox>,
+        connection: impl Future<Output = DisconnectReason> + Send + 'static,
+    ) {
+        self.connections.spawn(connection);
         if self.draining.load(Ordering::Acquire) {
             outbox.close(DisconnectReason::ServerShuttingDown);
         }

@@ -9,13 +9,12 @@ use tidegate_protocol::engineio::payload::{self, Piece};
 use tidegate_protocol::engineio::{Packet, ParseError};
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::mpsc;
 
 use super::{Connection, Exit, UNAUTHENTICATED_BYTES_MAX, millis};
-use crate::engines::Engine;
+use crate::engines::{Engine, Input, Payload};
 use crate::message::Message;
-use crate::outbox::Binary;
 
 /// One worker's read buffer, which all its connections share. What a message needs beyond one read is kept by its
 /// connection until it is complete.
@@ -41,22 +40,6 @@ pub(crate) struct Socket {
     frames: websocket::Decoder,
     /// Bytes that were read and not yet looked at.
     unread: Vec<u8>,
-}
-
-/// What a request brings to a polling connection.
-pub(crate) enum Input {
-    /// The body of a POST.
-    Payload(Payload),
-    /// The request itself was a violation.
-    Violation(DisconnectReason),
-    /// The WebSocket that the client has moved to, and what it sent there already.
-    Upgraded { read: OwnedReadHalf, write: OwnedWriteHalf, binary: Binary, unread: Vec<u8> },
-}
-
-/// The body of a POST, and whom to tell when it has been taken.
-pub(crate) struct Payload {
-    pub(crate) body: String,
-    pub(crate) accepted: oneshot::Sender<()>,
 }
 
 impl Link {

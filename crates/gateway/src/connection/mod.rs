@@ -21,7 +21,7 @@ use tidegate_msgpack::write;
 use tidegate_protocol::engineio::{Beat, Heartbeat};
 use tidegate_protocol::socketio::{self, Packet};
 
-pub(crate) use input::{Input, Link, Payload};
+pub(crate) use input::Link;
 pub(crate) use packet::Resume;
 
 use crate::bucket::Bucket;

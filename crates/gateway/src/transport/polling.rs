@@ -15,8 +15,8 @@ use tidegate_protocol::engineio::Transport;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{open_packet, refuse};
-use crate::connection::{Connection, Input, Link, Payload, UNAUTHENTICATED_BYTES_MAX};
-use crate::engines::{Engine, EngineId, Exclusive, Polling};
+use crate::connection::{Connection, Link, UNAUTHENTICATED_BYTES_MAX};
+use crate::engines::{Engine, EngineId, Exclusive, Input, Payload, Polling};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::{Outbox, Poll};
@@ -49,7 +49,7 @@ pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
     node.engines.insert(id, Engine::Polling(Arc::new(polling)));
     node.metrics.connections_polling.inc();
     let connection = Connection::new(Arc::clone(node), outbox, id, Link::polling(receiver), admitted);
-    node.spawn(connection);
+    node.spawn(Arc::clone(&connection.outbox), connection.run());
     packets(open_packet(node, id, Transport::Polling).into())
 }
 

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{open_packet, refuse};
-use crate::connection::{Connection, Input, Link, UNAUTHENTICATED_BYTES_MAX};
-use crate::engines::{Engine, EngineId, Exclusive, Polling};
+use crate::connection::{Connection, Link, UNAUTHENTICATED_BYTES_MAX};
+use crate::engines::{Engine, EngineId, Exclusive, Input, Polling};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::{Binary, Outbox};
@@ -112,7 +112,7 @@ pub(super) fn open(
         let link = Link::websocket(raw.read, raw.unread, max);
         let connection = Connection::new(Arc::clone(&node), outbox, id, link, admitted);
         // A task of its own, which is as small as an idle connection; this one held the upgrade.
-        node.spawn(connection);
+        node.spawn(Arc::clone(&connection.outbox), connection.run());
     });
     response
 }
