@@ -28,8 +28,6 @@ pub struct Options {
     pub pulse: PulseOptions,
     /// How the node goes away.
     pub drain: DrainOptions,
-    /// How long a client waits for the broker before it is refused with `unavailable`.
-    pub command_timeout: Duration,
     /// Label of `tidegate_build_info`.
     pub version: String,
     /// Label of `tidegate_build_info`.

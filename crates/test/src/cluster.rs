@@ -101,7 +101,6 @@ pub fn options(name: &str) -> Options {
             lease_ttl: Duration::from_secs(20),
         },
         drain: DrainOptions { timeout: Duration::from_secs(10), connections_per_second: 0 },
-        command_timeout: Duration::from_secs(10),
         version: "test".to_owned(),
         revision: "test".to_owned(),
     }
@@ -156,7 +155,7 @@ impl Cluster {
     pub async fn try_add(&self, options: Options, listener: TcpListener) -> Result<Server, StartError> {
         let id = options.node.clone();
         let redis = self.redis.as_ref().map(|redis| tidegate_redis::Options {
-            command_timeout: options.command_timeout,
+            command_timeout: Duration::from_secs(10),
             fence_after: options.pulse.fence_after,
             incarnation: options.incarnation.clone(),
             ..tidegate_redis::Options::new(&redis.url(), id.clone())

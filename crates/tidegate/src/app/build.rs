@@ -102,7 +102,6 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Opti
             timeout: config.drain.timeout,
             connections_per_second: config.drain.connections_per_second,
         },
-        command_timeout: config.command_timeout,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: option_env!("TIDEGATE_REVISION").unwrap_or("unknown").to_owned(),
     }
