@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::ids::{ClaimId, NodeId, SessionId};
 use crate::publication::{Publication, Topic};
+use crate::registry::{Eviction, Vitals};
 
 /// What a node needs from the thing that joins it to the others.
 ///
@@ -37,8 +39,18 @@ pub trait Broker: Send + Sync + 'static {
     fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>>;
 
     /// One beat of the pulse: renews the node's lease for `lease_ttl` and, in the same step, publishes `number` on
-    /// the node's own channel, from where it comes back through [`Subscriber::pulse`].
-    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>>;
+    /// the node's own channel, from where it comes back through [`Subscriber::pulse`]. `vitals` are written into
+    /// the lease.
+    fn pulse(
+        &self,
+        number: u64,
+        lease_ttl: Duration,
+        vitals: Vitals,
+    ) -> BoxFuture<'static, Result<(), PulseError>>;
+
+    /// Tells the node that waits under the name `claim` that `session` is silent from now on. It is not tried again:
+    /// a node that does not hear it waits no longer than the fence.
+    fn confirm(&self, to: NodeId, claim: ClaimId, session: SessionId);
 
     /// Gives the lease back and disconnects. Publications accepted before are flushed first, within the broker's
     /// own command timeout.
@@ -61,6 +73,13 @@ pub trait Subscriber: Send + Sync + 'static {
 
     /// A pulse came back, on the subscription `generation`.
     fn pulse(&self, number: u64, generation: u64);
+
+    /// A session of this node lost its place. Told in one order with [`Subscriber::pulse`]: an eviction that happened
+    /// before a pulse was sent is told before the pulse.
+    fn evict(&self, eviction: Eviction);
+
+    /// A session that another node was told to silence is silent; `claim` is what this node calls its wait.
+    fn confirmed(&self, claim: ClaimId, session: SessionId);
 
     /// A publication arrived that cannot be delivered, and was dropped; `reason` is a label value.
     fn dropped(&self, reason: &'static str);

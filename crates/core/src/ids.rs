@@ -163,6 +163,44 @@ impl From<&str> for Incarnation {
     }
 }
 
+/// What one claim of a session is called: 96 random bits in base64url. It is compared for equality and never ordered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClaimId([u8; CLAIM_ID_LENGTH]);
+
+/// Length of a claim id in characters.
+pub const CLAIM_ID_LENGTH: usize = 16;
+
+impl ClaimId {
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut id = [0; CLAIM_ID_LENGTH];
+        URL_SAFE_NO_PAD
+            .encode_slice(random::<12>(), &mut id)
+            .expect("twelve bytes are sixteen characters of base64");
+        Self(id)
+    }
+
+    /// The id that `text` spells, if it has the shape of one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        if valid { text.as_bytes().try_into().ok().map(Self) } else { None }
+    }
+
+    /// The characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("only base64url characters are ever stored")
+    }
+}
+
+impl fmt::Debug for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClaimId({})", self.as_str())
+    }
+}
+
 /// The public id of a session, which is the Socket.IO socket id: 20 characters that hold 120 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId([u8; SESSION_ID_LENGTH]);

@@ -12,9 +12,11 @@ pub mod ids;
 pub mod memory;
 pub mod publication;
 pub mod reason;
+pub mod registry;
 
 pub use broker::{Broker, Subscriber};
 pub use code::ErrorCode;
-pub use ids::{Incarnation, MessageId, Namespace, NodeId, Room, SessionId};
+pub use ids::{ClaimId, Incarnation, MessageId, Namespace, NodeId, Room, SessionId};
 pub use publication::{EVENTS_RESERVED, Flags, Publication, Rooms, Topic};
 pub use reason::DisconnectReason;
+pub use registry::SessionRegistry;

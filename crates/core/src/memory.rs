@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::broker::{Broker, Done, Error, PulseError, Subscriber};
-use crate::ids::{Incarnation, NodeId};
+use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
 use crate::publication::{Publication, Topic};
+use crate::registry::Vitals;
 
 /// What may wait in one node's inbox, in bytes by [`Publication::weight`]. An inbox fills only while its node is
 /// busy delivering what others published; the bound is the one of the publishing queue of the Redis broker.
@@ -257,10 +258,19 @@ impl Broker for Member {
         future::ready(self.exchange.unsubscribe(self.seat, &topics)).boxed()
     }
 
-    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
+    fn pulse(
+        &self,
+        number: u64,
+        lease_ttl: Duration,
+        _vitals: Vitals,
+    ) -> BoxFuture<'static, Result<(), PulseError>> {
         // The lease needs no end of its own: whoever holds it lives in this process until it closes.
         let (node, incarnation) = (self.node.clone(), self.incarnation.clone());
         future::ready(self.exchange.pulse(self.seat, node, incarnation, number, lease_ttl)).boxed()
+    }
+
+    fn confirm(&self, to: NodeId, claim: ClaimId, session: SessionId) {
+        let _ = (to, claim, session);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
@@ -305,6 +315,8 @@ mod tests {
         fn whole(&self, _: u64) {}
         fn lost(&self) {}
         fn pulse(&self, _: u64, _: u64) {}
+        fn evict(&self, _: crate::registry::Eviction) {}
+        fn confirmed(&self, _: ClaimId, _: SessionId) {}
         fn dropped(&self, _: &'static str) {}
         fn observe(&self, _: &'static str, _: Duration) {}
         fn link(&self, _: bool) {}
@@ -340,7 +352,7 @@ mod tests {
         let node = Arc::new(Echoing::default());
         let broker = exchange.join(NodeId::random(), Arc::clone(&node) as Arc<dyn Subscriber>);
         broker.subscribe(vec![to("pong").topic()]).await.unwrap();
-        broker.pulse(1, Duration::from_secs(1)).await.unwrap();
+        broker.pulse(1, Duration::from_secs(1), Vitals::default()).await.unwrap();
         drop(broker);
         assert_eq!(Arc::strong_count(&node), 1);
         let state = exchange.0.lock();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_core::{Publication, Subscriber};
+use tidegate_core::registry::Eviction;
+use tidegate_core::{ClaimId, Publication, SessionId, Subscriber};
 use tokio::time::Instant;
 
 use crate::hub::{Hub, Job};
@@ -35,6 +36,14 @@ impl Subscriber for Inbound {
 
     fn pulse(&self, number: u64, generation: u64) {
         self.pulse.echo(number, generation, Instant::now());
+    }
+
+    fn evict(&self, eviction: Eviction) {
+        let _ = eviction;
+    }
+
+    fn confirmed(&self, claim: ClaimId, session: SessionId) {
+        let _ = (claim, session);
     }
 
     fn dropped(&self, reason: &'static str) {

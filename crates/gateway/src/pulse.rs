@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_core::broker::{Broker, PulseError};
+use tidegate_core::registry::Vitals;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -164,7 +165,7 @@ impl Pulse {
             self.sending(number, asked);
             let outcome = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                outcome = broker.pulse(number, self.options.lease_ttl) => outcome,
+                outcome = broker.pulse(number, self.options.lease_ttl, Vitals::default()) => outcome,
             };
             match outcome {
                 Ok(()) => {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use redis::RedisError;
 use tidegate_core::broker::{Done, Error, PulseError};
-use tidegate_core::{Broker, Publication, Subscriber, Topic, ids};
+use tidegate_core::registry::Vitals;
+use tidegate_core::{Broker, ClaimId, NodeId, Publication, SessionId, Subscriber, Topic, ids};
 use tidegate_msgpack::write;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -199,9 +200,18 @@ impl Broker for RedisBroker {
         self.subscriptions.unsubscribe(topics)
     }
 
-    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
+    fn pulse(
+        &self,
+        number: u64,
+        lease_ttl: Duration,
+        _vitals: Vitals,
+    ) -> BoxFuture<'static, Result<(), PulseError>> {
         let lease = Arc::clone(&self.lease);
         async move { lease.pulse(number, lease_ttl).await }.boxed()
+    }
+
+    fn confirm(&self, to: NodeId, claim: ClaimId, session: SessionId) {
+        let _ = (to, claim, session);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -6,7 +6,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidegate_core::broker::{Done, Error, PulseError};
-use tidegate_core::{Broker, Flags, Namespace, Publication, Room, Rooms, Subscriber, Topic};
+use tidegate_core::registry::{Eviction, Vitals};
+use tidegate_core::{
+    Broker, ClaimId, Flags, Namespace, Publication, Room, Rooms, SessionId, Subscriber, Topic,
+};
 use tidegate_msgpack::write;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -46,6 +49,10 @@ pub enum Event {
     Lost,
     /// A pulse, and its generation.
     Pulse(u64, u64),
+    /// A session of this node lost its place.
+    Evict(Eviction),
+    /// A session of another node is silent.
+    Confirmed(ClaimId, SessionId),
     /// Something was dropped, for this reason.
     Dropped(&'static str),
     /// The link for commands is up, or down.
@@ -185,6 +192,14 @@ impl Subscriber for Recorder {
 
     fn pulse(&self, number: u64, generation: u64) {
         self.record(Event::Pulse(number, generation));
+    }
+
+    fn evict(&self, eviction: Eviction) {
+        self.record(Event::Evict(eviction));
+    }
+
+    fn confirmed(&self, claim: ClaimId, session: SessionId) {
+        self.record(Event::Confirmed(claim, session));
     }
 
     fn dropped(&self, reason: &'static str) {
@@ -486,10 +501,10 @@ pub async fn a_topic_outlives_its_namesake(cluster: &impl Cluster) {
 pub async fn a_pulse_comes_back(cluster: &impl Cluster) {
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
     for number in [7, 8] {
-        a.broker.pulse(number, LEASE_TTL).await.expect("nobody else has the id");
+        a.broker.pulse(number, LEASE_TTL, Vitals::default()).await.expect("nobody else has the id");
         a.recorder.until_event(Event::Pulse(number, a.recorder.generation())).await;
     }
-    b.broker.pulse(1, LEASE_TTL).await.expect("another id is another lease");
+    b.broker.pulse(1, LEASE_TTL, Vitals::default()).await.expect("another id is another lease");
     b.recorder.until_event(Event::Pulse(1, b.recorder.generation())).await;
     assert!(
         !a.recorder.events().contains(&Event::Pulse(1, a.recorder.generation())),
@@ -500,8 +515,8 @@ pub async fn a_pulse_comes_back(cluster: &impl Cluster) {
 /// Of two live nodes with one id, the second is told so, until the first has closed.
 pub async fn a_node_id_has_one_holder(cluster: &impl Cluster) {
     let (first, second) = (cluster.node("same").await, cluster.node("same").await);
-    first.broker.pulse(1, LEASE_TTL).await.expect("nobody has the id yet");
-    let refused = second.broker.pulse(2, LEASE_TTL).await;
+    first.broker.pulse(1, LEASE_TTL, Vitals::default()).await.expect("nobody has the id yet");
+    let refused = second.broker.pulse(2, LEASE_TTL, Vitals::default()).await;
     assert!(
         matches!(
             &refused,
@@ -510,11 +525,11 @@ pub async fn a_node_id_has_one_holder(cluster: &impl Cluster) {
         ),
         "{refused:?}"
     );
-    first.broker.pulse(3, LEASE_TTL).await.expect("it is still the holder");
+    first.broker.pulse(3, LEASE_TTL, Vitals::default()).await.expect("it is still the holder");
     first.recorder.until_event(Event::Pulse(3, first.recorder.generation())).await;
 
     first.broker.close().await;
-    second.broker.pulse(4, LEASE_TTL).await.expect("the holder has closed");
+    second.broker.pulse(4, LEASE_TTL, Vitals::default()).await.expect("the holder has closed");
     second.recorder.until_event(Event::Pulse(4, second.recorder.generation())).await;
     let pulses = |event: &Event| matches!(event, Event::Pulse(..));
     assert_eq!(second.recorder.events().into_iter().filter(pulses).count(), 1);
@@ -538,7 +553,7 @@ pub async fn closing_flushes_and_refuses(cluster: &impl Cluster) {
     assert_eq!(publish(&a.broker, to(&["x"], 100)).await, Err(Error::Closed));
     assert_eq!(a.broker.subscribe(vec![room("y")]).await, Err(Error::Closed));
     assert_eq!(a.broker.unsubscribe(vec![room("y")]).await, Err(Error::Closed));
-    assert_eq!(a.broker.pulse(1, LEASE_TTL).await, Err(PulseError::Unavailable));
+    assert_eq!(a.broker.pulse(1, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
     assert!(a.broker.ready().is_none());
     a.broker.close().await;
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::memory::Exchange;
-use tidegate_core::{Broker, NodeId, Publication, Subscriber, Topic};
+use tidegate_core::registry::{Eviction, Vitals};
+use tidegate_core::{Broker, ClaimId, NodeId, Publication, SessionId, Subscriber, Topic};
 use tokio::sync::watch;
 
 use crate::cluster::within;
@@ -176,6 +177,14 @@ impl Subscriber for Ear {
         }
     }
 
+    fn evict(&self, eviction: Eviction) {
+        self.node.evict(eviction);
+    }
+
+    fn confirmed(&self, claim: ClaimId, session: SessionId) {
+        self.node.confirmed(claim, session);
+    }
+
     fn dropped(&self, reason: &'static str) {
         self.node.dropped(reason);
     }
@@ -226,15 +235,24 @@ impl Broker for Liar {
         self.truth.unsubscribe(topics)
     }
 
-    fn pulse(&self, number: u64, lease_ttl: Duration) -> BoxFuture<'static, Result<(), PulseError>> {
+    fn pulse(
+        &self,
+        number: u64,
+        lease_ttl: Duration,
+        vitals: Vitals,
+    ) -> BoxFuture<'static, Result<(), PulseError>> {
         let error = self.lies.0.borrow().pulse_error.clone();
         match error {
             Some(error) => {
                 self.lies.0.send_modify(|state| state.pulses_failed += 1);
                 std::future::ready(Err(error)).boxed()
             }
-            None => self.truth.pulse(number, lease_ttl),
+            None => self.truth.pulse(number, lease_ttl, vitals),
         }
+    }
+
+    fn confirm(&self, to: NodeId, claim: ClaimId, session: SessionId) {
+        self.truth.confirm(to, claim, session);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tidegate_core::broker::{Error, PulseError};
 use tidegate_core::memory::Exchange;
+use tidegate_core::registry::Vitals;
 use tidegate_core::{Namespace, NodeId, Room, Subscriber, Topic};
 use tidegate_redis::{ConnectError, Options, RedisBroker};
 use tidegate_test::broker_suite::{
@@ -120,7 +121,7 @@ async fn a_killed_redis_is_reconnected_to_and_every_subscription_restored() {
     cluster.0.kill();
     b.recorder.until_event(Event::Lost).await;
     b.recorder.until_event(Event::Link(false)).await;
-    assert_eq!(b.broker.pulse(1, LEASE_TTL).await, Err(PulseError::Unavailable));
+    assert_eq!(b.broker.pulse(1, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
     // Wished for and given up during the outage.
     b.broker.unsubscribe(vec![room("r8")]).await.unwrap();
     let wished = b.broker.subscribe(vec![room("late")]);
@@ -139,7 +140,7 @@ async fn a_killed_redis_is_reconnected_to_and_every_subscription_restored() {
     b.recorder.until_publication(&to(&["late"], 4)).await;
     let seen: Vec<_> = b.recorder.publications();
     assert_eq!(seen, [to(&["r0"], 0), to(&["r1"], 2), to(&["r2499"], 3), to(&["late"], 4)]);
-    b.broker.pulse(2, LEASE_TTL).await.unwrap();
+    b.broker.pulse(2, LEASE_TTL, Vitals::default()).await.unwrap();
     b.recorder.until_event(Event::Pulse(2, b.recorder.generation())).await;
 }
 
@@ -349,7 +350,7 @@ async fn what_cannot_be_read_is_dropped_and_counted() {
     send("socket.io#/#x#", b"\x93\xa1u\x82\xa4type\x02\xa4data\x92\xa1e\x01\x81\xa5rooms\x92\xa1x\xa1z")
         .await;
     a.recorder.until_publication(&to(&["x", "z"], 1)).await;
-    a.broker.pulse(9, LEASE_TTL).await.unwrap();
+    a.broker.pulse(9, LEASE_TTL, Vitals::default()).await.unwrap();
     a.recorder.until_event(Event::Pulse(9, a.recorder.generation())).await;
 
     let mut dropped: Vec<_> = a.recorder.events();
@@ -397,7 +398,7 @@ async fn a_redis_that_stops_answering_counts_as_lost() {
     let a = cluster.node_with(Options { fence_after, ..cluster.options("a") }).await;
     let before = a.recorder.generation();
     cluster.0.freeze();
-    assert_eq!(a.broker.pulse(1, LEASE_TTL).await, Err(PulseError::Unavailable));
+    assert_eq!(a.broker.pulse(1, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
     a.recorder.until_event(Event::Lost).await;
     a.recorder.until_event(Event::Link(false)).await;
     cluster.0.thaw();
@@ -407,7 +408,7 @@ async fn a_redis_that_stops_answering_counts_as_lost() {
             events.iter().rfind(|event| matches!(event, Event::Link(_))) == Some(&Event::Link(true))
         })
         .await;
-    a.broker.pulse(2, LEASE_TTL).await.unwrap();
+    a.broker.pulse(2, LEASE_TTL, Vitals::default()).await.unwrap();
     a.recorder.until_event(Event::Pulse(2, a.recorder.generation())).await;
 }
 
@@ -431,7 +432,7 @@ async fn what_is_not_answered_in_time_is_given_up_with_its_connection() {
     a.recorder.until_publication(&to(&["x"], 2)).await;
 
     cluster.0.freeze();
-    assert_eq!(a.broker.pulse(1, LEASE_TTL).await, Err(PulseError::Unavailable));
+    assert_eq!(a.broker.pulse(1, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
     cluster.0.thaw();
     breaks(2).await;
     // The outcome of the first was unknown; it may have arrived, but was not sent again.
@@ -472,14 +473,14 @@ async fn more_than_can_be_delivered_is_a_gap_and_said_so() {
 async fn a_redis_that_refuses_writes_lets_no_pulse_through() {
     let cluster = RedisCluster::start();
     let a = cluster.node("a").await;
-    a.broker.pulse(1, LEASE_TTL).await.unwrap();
+    a.broker.pulse(1, LEASE_TTL, Vitals::default()).await.unwrap();
     a.recorder.until_event(Event::Pulse(1, a.recorder.generation())).await;
     // A master that was deposed: replica of a server that does not exist.
     let _: String = cluster.0.ask(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    assert_eq!(a.broker.pulse(2, LEASE_TTL).await, Err(PulseError::Unavailable));
+    assert_eq!(a.broker.pulse(2, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
     let _: String = cluster.0.ask(&["REPLICAOF", "NO", "ONE"]).await;
     let deadline = Instant::now() + PATIENCE;
-    while a.broker.pulse(3, LEASE_TTL).await.is_err() {
+    while a.broker.pulse(3, LEASE_TTL, Vitals::default()).await.is_err() {
         assert!(Instant::now() < deadline, "redis takes writes again, and the pulse still fails");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -498,7 +499,7 @@ async fn the_lease_says_who_holds_it_and_is_given_back() {
     let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:node:a"]).await;
     assert_eq!(exists, 0, "connecting takes no lease");
 
-    a.broker.pulse(1, LEASE_TTL).await.unwrap();
+    a.broker.pulse(1, LEASE_TTL, Vitals::default()).await.unwrap();
     let held: String = cluster.0.ask(&["HGET", "tidegate:node:a", "incarnation"]).await;
     assert_eq!(held, incarnation);
     let fence: u64 = cluster.0.ask(&["HGET", "tidegate:node:a", "fence_after_ms"]).await;
@@ -508,7 +509,7 @@ async fn the_lease_says_who_holds_it_and_is_given_back() {
     let left: i64 = cluster.0.ask(&["PTTL", "tidegate:node:a"]).await;
     assert!(left > 0 && left <= 10_000, "{left}");
 
-    let refused = other.broker.pulse(1, LEASE_TTL).await;
+    let refused = other.broker.pulse(1, LEASE_TTL, Vitals::default()).await;
     assert!(
         matches!(&refused, Err(PulseError::Conflict { incarnation: holder, .. }) if *holder == incarnation),
         "{refused:?}"
