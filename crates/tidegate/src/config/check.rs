@@ -71,6 +71,24 @@ pub(super) fn prefix(text: &str) -> Result<(), String> {
     }
 }
 
+/// Fewest characters of a key of the HTTP API. Sixteen random ones cannot be guessed through a port.
+const API_KEY_BYTES_MIN: usize = 16;
+
+/// Most characters of one: far below what a request's head may hold.
+const API_KEY_BYTES_MAX: usize = 256;
+
+/// A key has to fit into a header behind the word `Bearer`.
+pub(super) fn api_key(text: &str) -> Result<(), String> {
+    let fits = (API_KEY_BYTES_MIN..=API_KEY_BYTES_MAX).contains(&text.len());
+    if fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(format!(
+            "must list keys of {API_KEY_BYTES_MIN} to {API_KEY_BYTES_MAX} printable ASCII characters without spaces"
+        ))
+    }
+}
+
 pub(super) fn pattern(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("may not list an empty pattern".to_owned()) } else { Ok(()) }
 }
@@ -104,7 +122,7 @@ mod tests {
 
     #[test]
     fn texts_are_checked() {
-        let table: [(super::super::key::Check, &[&str], &[&str]); 8] = [
+        let table: [(super::super::key::Check, &[&str], &[&str]); 9] = [
             (
                 address,
                 &["0.0.0.0:0", "[::1]:8080"],
@@ -133,7 +151,12 @@ mod tests {
                     "redis://:hun?ter2@h",
                 ],
             ),
-            (prefix, &["tidegate", "a:b"], &["a b", "{a}", "ä"]),
+            (prefix, &["tidegate", "a:b"], &["a b", "{a}", "a{", "}a", "ä"]),
+            (
+                api_key,
+                &["0123456789abcdef", "Zm9vYmFyYmF6cXV4+/=="],
+                &["0123456789abcde", "0123456789 abcdef", "ä23456789abcdefg"],
+            ),
             (operation, &["join", "heartbeat"], &["Join", "kick"]),
             (level, &["info", "info,tidegate_gateway=debug"], &["loud", "info,=x"]),
         ];

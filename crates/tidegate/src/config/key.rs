@@ -38,6 +38,8 @@ pub enum Kind {
         /// What is counted.
         unit: &'static str,
     },
+    /// Yes or no.
+    Switch,
     /// Texts that each pass the check; comma-separated where only text can be given.
     List(Check),
     /// A key of the contract whose part this version does not have. Better refused than silently without effect.
@@ -56,6 +58,8 @@ pub enum Preset {
     Text(&'static str),
     /// A number.
     Number(u64),
+    /// Yes or no.
+    Switch(bool),
     /// A list.
     List(&'static [&'static str]),
 }
@@ -117,6 +121,7 @@ impl Preset {
             Self::Unset(_) => None,
             Self::Text(text) => Some(Value::Text(text.into())),
             Self::Number(number) => Some(Value::Number(number)),
+            Self::Switch(on) => Some(Value::Switch(on)),
             Self::List(items) => Some(Value::List(items.iter().map(|item| (*item).into()).collect())),
         }
     }

@@ -58,7 +58,7 @@ const NAMESPACES_INTRODUCTION: &str = "\n\
 fn described(key: &Key) -> String {
     match key.kind {
         Kind::Number { min, max, unit } => format!("{} Range: {min} to {max} {unit}.", key.doc),
-        Kind::Text(_) | Kind::Choice(_) | Kind::List(_) | Kind::Later => key.doc.to_owned(),
+        Kind::Text(_) | Kind::Choice(_) | Kind::Switch | Kind::List(_) | Kind::Later => key.doc.to_owned(),
     }
 }
 

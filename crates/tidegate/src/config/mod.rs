@@ -6,6 +6,7 @@ mod check;
 mod fault;
 mod key;
 mod manual;
+mod namespace;
 mod relations;
 pub mod schema;
 mod settings;
@@ -15,14 +16,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidegate_core::NodeId;
-use tidegate_gateway::namespaces::Operation;
 
 pub use auth::Auth;
 pub use fault::{Fault, Origin};
 pub use key::{Check, Key, Kind, Mask, Preset};
 pub use manual::manual;
+pub use namespace::Namespace;
 
-use settings::{NamespaceSettings, Settings};
+use settings::Settings;
 use value::Value;
 
 /// Ports of one node and the next differ by this under `--nodes`.
@@ -66,6 +67,8 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// `[limits]`
     pub limits: Limits,
+    /// `[admin]`
+    pub admin: Admin,
     /// `[drain]`
     pub drain: Drain,
     /// `[log]`
@@ -139,15 +142,8 @@ pub struct Cluster {
     pub fence_after: Duration,
     /// Of a node's lease.
     pub lease_ttl: Duration,
-}
-
-/// One entry of `[namespaces]`.
-#[derive(Clone, Debug)]
-pub struct Namespace {
-    /// A name or a glob.
-    pub pattern: String,
-    /// What is on.
-    pub operations: Vec<Operation>,
+    /// Between looks at the leases of others.
+    pub lease_renew: Duration,
 }
 
 /// `[limits]`
@@ -165,6 +161,19 @@ pub struct Limits {
     pub events_burst: u32,
     /// Per address; 0 is no limit.
     pub connections_per_ip_max: usize,
+}
+
+/// `[admin]`. No `Debug`: the keys are secret.
+#[derive(Clone)]
+pub struct Admin {
+    /// Each opens the whole HTTP API.
+    pub api_keys: Vec<String>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("api_keys", &self.api_keys.len()).finish()
+    }
 }
 
 /// `[drain]`
@@ -215,6 +224,7 @@ impl Config {
             auth,
             namespaces: settings.namespaces().iter().map(Namespace::of).collect(),
             limits: Limits::of(&settings),
+            admin: Admin { api_keys: settings.list("admin.api_keys").to_vec() },
             drain: Drain::of(&settings),
             log: Log::of(&settings),
             settings,
@@ -278,17 +288,8 @@ impl Cluster {
             pulse_interval: milliseconds(settings, "cluster.pulse_interval_ms"),
             fence_after: milliseconds(settings, "cluster.fence_after_ms"),
             lease_ttl: milliseconds(settings, "sessions.lease_ttl_ms"),
+            lease_renew: milliseconds(settings, "sessions.lease_renew_ms"),
         }
-    }
-}
-
-impl Namespace {
-    fn of(namespace: &NamespaceSettings) -> Self {
-        let operations = match namespace.setting("namespaces.*.operations").map(|setting| &setting.value) {
-            Some(Value::List(names)) => names.iter().filter_map(|name| Operation::parse(name)).collect(),
-            _ => Operation::ALL.to_vec(),
-        };
-        Self { pattern: namespace.pattern.clone(), operations }
     }
 }
 

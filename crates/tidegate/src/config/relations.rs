@@ -11,8 +11,7 @@ pub(super) fn check(settings: &mut Settings, nodes: u16) {
     // Three pulses may go missing before a node fences itself, and a node is fenced before it is reaped.
     at_least(settings, "cluster.fence_after_ms", 1, (3, "cluster.pulse_interval_ms"));
     at_least(settings, "sessions.lease_ttl_ms", 1, (1, "cluster.fence_after_ms"));
-    // Nothing is renewed by it yet. It is held to its relation all the same, so that a file that this version takes
-    // does not become a fault when there is something to renew.
+    // Dead nodes are noticed within a lease or so of their death, even when one look at the list of nodes fails.
     at_least(settings, "sessions.lease_ttl_ms", 0, (3, "sessions.lease_renew_ms"));
     // One message that is being written and one that waits must fit.
     at_least(settings, "limits.outbox_bytes_max", 0, (2, "engine.payload_bytes_max"));

@@ -1,8 +1,8 @@
 //! The table of all keys. Parsing, environment names, masking, the printed configuration and the manual
 //! (`config.default.toml`) all follow from it, so they cannot drift apart.
 
-use super::check;
 use super::key::{Check, Key, Kind, Mask, Preset};
+use super::{check, namespace};
 
 const MS: &str = "milliseconds";
 const BYTES: &str = "bytes";
@@ -11,7 +11,7 @@ const BYTES: &str = "bytes";
 pub const KEYS: &[Key] = &[
     text("server.listen", check::address, Preset::Text("0.0.0.0:8080"), "Address of the client port. With --dev the default is \"127.0.0.1:8080\".")
         .dev(Preset::Text("127.0.0.1:8080")),
-    text("server.admin_listen", check::address, Preset::Text("127.0.0.1:8081"), "Address of the admin port: /healthz, /readyz, /metrics. Keep it away from clients."),
+    text("server.admin_listen", check::address, Preset::Text("127.0.0.1:8081"), "Address of the admin port: /healthz, /readyz, /metrics, and the HTTP API under /api/v1 (see admin.api_keys). Keep it away from clients."),
     text("server.node_id", check::node_id, Preset::Unset("\"gw-1\""), "What this node is called; no two live nodes of a cluster may share it. Random when not set. A node that is killed leaves its lease behind: the next of the same name is ready only when that has expired, up to sessions.lease_ttl_ms later."),
     list("server.allowed_origins", check::origin, &[], "Origins whose pages may connect; [] is the page's own host only, [\"*\"] is any. With --dev the default is [\"*\"].")
         .dev(Preset::List(&["*"])),
@@ -58,13 +58,13 @@ pub const KEYS: &[Key] = &[
     list("auth.default_grants.send", check::pattern, &[], "The same: users it may send durable messages to."),
 
     list("namespaces.*.operations", check::operation, &["join", "leave", "publish", "broadcast", "send", "online", "presence", "heartbeat"], "Operations clients may use in this namespace."),
-    later("namespaces.*.sessions.policy"),
-    later("namespaces.*.sessions.on_duplicate"),
+    text("namespaces.*.sessions.policy", namespace::check_policy, Preset::Text("per_device"), "How many sessions of one user may live in this namespace, on all nodes together. \"per_device\": one of each device. \"single\": one. \"max:N\": N. \"unlimited\": any number. Clients without a user are not counted."),
+    Key { kind: Kind::Choice(&["replace", "reject"]), ..text("namespaces.*.sessions.on_duplicate", check::any, Preset::Text("replace"), "What happens to one too many. \"replace\": the oldest session goes. \"reject\": the newcomer is refused with duplicate_session.") },
     later("namespaces.*.offline.enabled"),
-    later("namespaces.*.presence"),
+    switch("namespaces.*.presence", false, "Whether the members of rooms are kept in Redis: clients may then ask with `presence` who is in a room, and its members are told who comes and goes."),
 
     number("sessions.lease_ttl_ms", 10_000, 100, 3_600_000, MS, "How long a node's lease outlives its last pulse, each of which renews it."),
-    number("sessions.lease_renew_ms", 3_000, 10, 3_600_000, MS, "Without effect in this version, which renews the node's lease with every pulse (cluster.pulse_interval_ms) and has no other leases. 3 x lease_renew_ms <= lease_ttl_ms."),
+    number("sessions.lease_renew_ms", 3_000, 10, 3_600_000, MS, "How often a node looks for dead nodes to take over from, and tends its own entry in the list of nodes. The lease itself is renewed with every pulse (cluster.pulse_interval_ms). 3 x lease_renew_ms <= lease_ttl_ms."),
 
     later("offline.messages_max"),
     later("offline.bytes_max"),
@@ -91,7 +91,8 @@ pub const KEYS: &[Key] = &[
     later("backend.webhook.events"),
     later("backend.stream.key"),
 
-    later("admin.api_keys").mask(Mask::Secret),
+    list("admin.api_keys", check::api_key, &[], "Keys of the HTTP API on the admin port, each of which opens all of it: `Authorization: Bearer KEY`. At least 16 printable ASCII characters each. Several, so that a new one can be handed out before an old one is taken away. With none, everything under /api/v1 is answered 401. With --dev it is open and needs no key.")
+        .mask(Mask::Secret),
 
     number("drain.timeout_ms", 25_000, 0, 3_600_000, MS, "How long a stopping node takes to send its clients elsewhere. Keep it below the grace period of whatever stops it."),
     number("drain.connections_per_second", 0, 0, 1_000_000, "connections a second", "Connections closed per second while draining; 0 spreads them evenly over the timeout, at 50 a second at least."),
@@ -145,6 +146,11 @@ const fn number(
 ) -> Key {
     let kind = Kind::Number { min, max, unit };
     Key { path, kind, default: Preset::Number(default), dev: None, mask: Mask::Open, doc }
+}
+
+const fn switch(path: &'static str, default: bool, doc: &'static str) -> Key {
+    let default = Preset::Switch(default);
+    Key { path, kind: Kind::Switch, default, dev: None, mask: Mask::Open, doc }
 }
 
 const fn list(path: &'static str, check: Check, default: &'static [&'static str], doc: &'static str) -> Key {

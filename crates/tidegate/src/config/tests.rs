@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use tidegate_core::registry::{OnDuplicate, Policy};
+use tidegate_gateway::namespaces::Operation;
+
 use super::*;
 
 const SECRET: &str = "an old and quite secret password!";
@@ -124,7 +127,11 @@ url = \"http://ann:hunter2@h\"
 window = 3
 [namespaces.\"/chat\"]
 operations = [\"join\", \"fly\"]
-sessions.policy = \"single\"
+offline.enabled = false
+sessions.policy = \"one\"
+presence = \"yes\"
+[admin]
+api_keys = [\"hunter2\"]
 ";
     let environment = [
         ("TIDEGATE_REDIS__URI", "redis://:hunter2@h"),
@@ -143,7 +150,10 @@ sessions.policy = \"single\"
         "redis.url = \"http://ann:***@h\" (file, line 10): must be a URL such as redis://",
         "offline.window = *** (file, line 12): is not supported by this version",
         "namespaces.\"/chat\".operations = [\"join\", \"fly\"] (file, line 14): may list join,",
-        "namespaces.\"/chat\".sessions.policy = \"***\" (file, line 15): is not supported by this version",
+        "namespaces.\"/chat\".offline.enabled = *** (file, line 15): is not supported by this version",
+        "namespaces.\"/chat\".sessions.policy = \"one\" (file, line 16): must be per_device, single, unlimited, or max:N",
+        "namespaces.\"/chat\".presence = \"yes\" (file, line 17): must be true or false",
+        "admin.api_keys = *** (file, line 19): must list keys of 16 to 256 printable ASCII characters",
         "redis.uri (environment, TIDEGATE_REDIS__URI): unknown key; redis has adapter_prefix,",
         "limits.name_bytes_max = \"many\" (environment, TIDEGATE_LIMITS__NAME_BYTES_MAX): must be a whole number",
         "redis.prefix = \"\" (environment, TIDEGATE_REDIS__PREFIX): must not be empty",
@@ -153,7 +163,7 @@ sessions.policy = \"single\"
     ] {
         assert!(faults.iter().any(|fault| fault.starts_with(wanted)), "{wanted} is not in {faults:#?}");
     }
-    assert_eq!(faults.len(), 15, "{faults:#?}");
+    assert_eq!(faults.len(), 18, "{faults:#?}");
     assert!(!faults.concat().contains("hunter2"));
 }
 
@@ -292,6 +302,37 @@ fn namespaces_keep_the_order_of_the_file() {
     assert_eq!(patterns, ["/z*", "/b.c", "/a*"]);
     assert_eq!(config.namespaces[1].operations, [Operation::Join, Operation::Leave]);
     assert_eq!(config.namespaces[0].operations, Operation::ALL);
+}
+
+#[test]
+fn namespaces_say_who_may_stay_and_who_is_listed() {
+    let file = "[namespaces.\"/\"]\n[namespaces.\"/one\"]\nsessions.policy = \"single\"\nsessions.on_duplicate = \"reject\"\npresence = true\n\
+                [namespaces.\"/few\".sessions]\npolicy = \"max:3\"\n";
+    let config = Config::load(&open(file)).unwrap();
+    let [root, one, few] = config.namespaces.as_slice() else { panic!("{:?}", config.namespaces) };
+    let of = |namespace: &Namespace| (namespace.policy, namespace.on_duplicate, namespace.presence);
+    assert_eq!(of(root), (Policy::PerDevice, OnDuplicate::Replace, false));
+    assert_eq!(of(one), (Policy::Max(1), OnDuplicate::Reject, true));
+    assert_eq!(of(few), (Policy::Max(3), OnDuplicate::Replace, false));
+    let shown = config.effective();
+    assert!(shown.contains("sessions.policy = \"single\" # file, line 4\n"), "{shown}");
+    assert!(shown.contains("presence = true # file, line 6\n"), "{shown}");
+}
+
+#[test]
+fn keys_of_the_api_are_hidden() {
+    let environment = [("TIDEGATE_ADMIN__API_KEYS", "hunter2-hunter2-a,hunter2-hunter2-b")];
+    let config = Config::load(&sources("auth.mode = \"none\"", &environment, &[])).unwrap();
+    assert_eq!(config.admin.api_keys, ["hunter2-hunter2-a", "hunter2-hunter2-b"]);
+    assert!(config.effective().contains("api_keys = [\"***\", \"***\"] # environment"));
+    assert!(!format!("{config:?}{}", config.effective()).contains("hunter2"));
+
+    let short = [("TIDEGATE_ADMIN__API_KEYS", "hunter2-hunter2-a,hunter2")];
+    let fault = only_fault(&sources("auth.mode = \"none\"", &short, &[]));
+    assert!(
+        fault.starts_with("admin.api_keys = \"***\" (environment") && !fault.contains("hunter2"),
+        "{fault}"
+    );
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub enum Value {
     Text(String),
     /// A number.
     Number(u64),
+    /// Yes or no.
+    Switch(bool),
     /// Texts.
     List(Vec<String>),
 }
@@ -29,6 +31,7 @@ impl Value {
             (Kind::Number { .. }, DeValue::Integer(number)) => {
                 Self::Number(whole(number).ok_or_else(|| kind.wanted())?)
             }
+            (Kind::Switch, DeValue::Boolean(on)) => Self::Switch(*on),
             (Kind::List(_), DeValue::Array(items)) => Self::List(
                 items
                     .iter()
@@ -48,6 +51,7 @@ impl Value {
         let value = match kind {
             Kind::Text(_) | Kind::Choice(_) => Self::Text(text.to_owned()),
             Kind::Number { .. } => Self::Number(text.trim().parse().map_err(|_| kind.wanted())?),
+            Kind::Switch => Self::Switch(text.trim().parse().map_err(|_| kind.wanted())?),
             Kind::List(_) => Self::List(
                 text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect(),
             ),
@@ -96,6 +100,7 @@ impl Kind {
             Self::Text(_) => "must be a text".to_owned(),
             Self::Choice(words) => format!("must be one of {}", words.join(", ")),
             Self::Number { min, max, unit } => format!("must be a whole number from {min} to {max} ({unit})"),
+            Self::Switch => "must be true or false".to_owned(),
             Self::List(_) => "must be a list of texts".to_owned(),
             Self::Later => "is not supported by this version".to_owned(),
         }
@@ -137,6 +142,7 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) => quote(text, f),
             Self::Number(number) => write!(f, "{number}"),
+            Self::Switch(on) => write!(f, "{on}"),
             Self::List(items) => {
                 f.write_char('[')?;
                 for (index, item) in items.iter().enumerate() {
@@ -211,5 +217,16 @@ mod tests {
         let read = |text| Value::from_text(Kind::List(|_| Ok(())), text);
         assert_eq!(read("a, b,,c"), Ok(Value::List(vec!["a".into(), "b".into(), "c".into()])));
         assert_eq!(read(""), Ok(Value::List(Vec::new())));
+    }
+
+    #[test]
+    fn switches_are_true_or_false() {
+        for (text, value) in [("true", Ok(Value::Switch(true))), (" false ", Ok(Value::Switch(false)))] {
+            assert_eq!(Value::from_text(Kind::Switch, text), value);
+        }
+        for text in ["1", "yes", "True", ""] {
+            assert!(Value::from_text(Kind::Switch, text).is_err(), "{text}");
+        }
+        assert_eq!(Value::Switch(true).to_string(), "true");
     }
 }
