@@ -153,7 +153,7 @@ impl Cluster {
     /// # Panics
     /// When the cluster's Redis cannot be reached.
     pub async fn try_add(&self, options: Options, listener: TcpListener) -> Result<Server, StartError> {
-        let id = options.node.clone();
+        let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let redis = self.redis.as_ref().map(|redis| tidegate_redis::Options {
             command_timeout: Duration::from_secs(10),
             fence_after: options.pulse.fence_after,
@@ -164,7 +164,7 @@ impl Cluster {
         let subscriber = joining.subscriber();
         let broker: Arc<dyn Broker> = match redis {
             Some(redis) => RedisBroker::connect(redis, subscriber).await.expect("the server is up"),
-            None => self.exchange.join(id, subscriber),
+            None => self.exchange.join(id, incarnation, subscriber),
         };
         let node = joining.start(broker, PATIENCE).await?;
         Ok(self.serve(node, listener))
@@ -184,9 +184,9 @@ impl Cluster {
         limit: Duration,
     ) -> Result<Server, StartError> {
         assert!(self.redis.is_none(), "lies are told about the exchange in memory");
-        let id = options.node.clone();
+        let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let joining = Joining::new(options, SHARDS)?;
-        let broker = lies.join(&self.exchange, id, joining.subscriber());
+        let broker = lies.join(&self.exchange, id, incarnation, joining.subscriber());
         let node = joining.start(broker, limit).await?;
         Ok(self.serve(node, any_port().await))
     }

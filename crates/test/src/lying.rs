@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::memory::Exchange;
 use tidegate_core::registry::{Eviction, Vitals};
-use tidegate_core::{Broker, ClaimId, NodeId, Publication, SessionId, Subscriber, Topic};
+use tidegate_core::{Broker, ClaimId, Incarnation, NodeId, Publication, SessionId, Subscriber, Topic};
 use tokio::sync::watch;
 
 use crate::cluster::within;
@@ -56,11 +56,12 @@ impl Lies {
         self: &Arc<Self>,
         exchange: &Exchange,
         id: NodeId,
+        incarnation: Incarnation,
         node: Arc<dyn Subscriber>,
     ) -> Arc<dyn Broker> {
         self.0.send_modify(|state| state.node = Some(Arc::clone(&node)));
         let ear = Arc::new(Ear { lies: Arc::clone(self), node });
-        Arc::new(Liar { lies: Arc::clone(self), truth: exchange.join(id, ear) })
+        Arc::new(Liar { lies: Arc::clone(self), truth: exchange.join(id, incarnation, ear) })
     }
 
     /// Whether pulses are sent and do not come back.

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use tidegate_core::broker::{Error, PulseError};
 use tidegate_core::memory::Exchange;
 use tidegate_core::registry::Vitals;
-use tidegate_core::{Namespace, NodeId, Room, Subscriber, Topic};
+use tidegate_core::{Incarnation, Namespace, NodeId, Room, Subscriber, Topic};
 use tidegate_redis::{ConnectError, Options, RedisBroker};
 use tidegate_test::broker_suite::{
     self as suite, Cluster, Event, LEASE_TTL, Node, PATIENCE, Recorder, outcomes, publish, room, settled, to,
@@ -25,7 +25,10 @@ impl Cluster for MemoryCluster {
     async fn node(&self, name: &str) -> Node {
         let recorder = Arc::new(Recorder::default());
         let subscriber = Arc::clone(&recorder) as Arc<dyn Subscriber>;
-        Node { broker: self.0.join(NodeId::parse(name).unwrap(), subscriber), recorder }
+        Node {
+            broker: self.0.join(NodeId::parse(name).unwrap(), Incarnation::random(), subscriber),
+            recorder,
+        }
     }
 }
 

@@ -42,7 +42,7 @@ async fn broker(
     subscriber: Arc<dyn Subscriber>,
 ) -> Result<(Arc<dyn Broker>, Duration), Error> {
     let Some(redis) = &config.redis else {
-        return Ok((exchange.join(id.clone(), subscriber), MEMORY_START_MAX));
+        return Ok((exchange.join(id.clone(), incarnation, subscriber), MEMORY_START_MAX));
     };
     let options = tidegate_redis::Options {
         url: redis.url.clone(),

@@ -4,24 +4,32 @@
 //! subscribed to its topic, and whoever published delivers it there and then, unless another caller is at that
 //! inbox already; that one then delivers it, too. A node is therefore never called concurrently with itself, and a
 //! subscriber that publishes from within a delivery cannot deadlock.
+//!
+//! The [`SessionRegistry`] port is a table behind the same lock: `places` says who holds a place, `presence` who is
+//! in a room, `registry` tells the nodes through their inboxes (`seats`), in one order with their pulses.
 
-use std::collections::{HashMap, VecDeque};
+mod places;
+mod presence;
+mod registry;
+mod seats;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 
+use self::places::{Home, Places};
+use self::presence::Presence;
+use self::registry::{Nodes, Register, unix_ms};
+pub use self::seats::INBOX_BYTES_MAX;
+use self::seats::{Idle, Item, SeatId, Seats};
 use crate::broker::{Broker, Done, Error, PulseError, Subscriber};
 use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
 use crate::publication::{Publication, Topic};
-use crate::registry::Vitals;
-
-/// What may wait in one node's inbox, in bytes by [`Publication::weight`]. An inbox fills only while its node is
-/// busy delivering what others published; the bound is the one of the publishing queue of the Redis broker.
-pub const INBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+use crate::registry::{SessionRegistry, Vitals};
 
 /// The only generation: subscriptions in memory do not break.
 const GENERATION: u64 = 1;
@@ -32,28 +40,19 @@ pub struct Exchange(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    seats: HashMap<SeatId, Seat, RandomState>,
-    /// A room topic exists for every connected socket, so an entry holds its first four seats inline.
-    topics: HashMap<Topic, SmallVec<[SeatId; 4]>, RandomState>,
-    leases: HashMap<NodeId, (SeatId, Incarnation), RandomState>,
-    last_seat: u32,
+    seats: Seats,
+    leases: HashMap<NodeId, Lease, RandomState>,
+    nodes: Nodes,
+    places: Places,
+    presence: Presence,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct SeatId(u32);
-
-/// A joined node.
-struct Seat {
-    subscriber: Arc<dyn Subscriber>,
-    inbox: VecDeque<Item>,
-    inbox_bytes: usize,
-    /// Some caller is delivering from the inbox and goes on until it is empty.
-    delivering: bool,
-}
-
-enum Item {
-    Publication(Publication),
-    Pulse(u64),
+/// It needs no end of its own: whoever holds it lives in this process until its broker closes.
+struct Lease {
+    holder: SeatId,
+    incarnation: Incarnation,
+    started_at_ms: u64,
+    vitals: Vitals,
 }
 
 impl Exchange {
@@ -64,59 +63,51 @@ impl Exchange {
     }
 
     /// Joins a node, and tells it that its link is up and its subscription whole. The exchange keeps `subscriber`
-    /// until the broker is closed or dropped.
+    /// until the broker is closed or dropped, which also ends its lease.
     ///
     /// Two live nodes may not share an id; the one whose pulse comes second is told so by it.
     #[must_use]
-    pub fn join(&self, node: NodeId, subscriber: Arc<dyn Subscriber>) -> Arc<dyn Broker> {
-        let seat = {
-            let mut state = self.0.lock();
-            state.last_seat += 1;
-            let id = SeatId(state.last_seat);
-            let seat = Seat {
-                subscriber: Arc::clone(&subscriber),
-                inbox: VecDeque::new(),
-                inbox_bytes: 0,
-                delivering: false,
-            };
-            state.seats.insert(id, seat);
-            id
-        };
+    pub fn join(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        subscriber: Arc<dyn Subscriber>,
+    ) -> Arc<dyn Broker> {
+        let seat = self.0.lock().seats.add(node.clone(), incarnation.clone(), Arc::clone(&subscriber));
         subscriber.link(true);
         subscriber.whole(GENERATION);
-        Arc::new(Member { exchange: self.clone(), seat, node, incarnation: Incarnation::random() })
+        Arc::new(Member { exchange: self.clone(), seat, node, incarnation, started_at_ms: unix_ms() })
     }
 
-    fn publish(&self, from: SeatId, publication: Publication) -> Result<(), Error> {
-        let mut idle: SmallVec<[SeatId; 4]> = SmallVec::new();
+    /// The registry as `incarnation` of `node` sees it. It is unavailable while that is not joined. What it holds
+    /// outlives the node's broker, until another node takes it over or [`SessionRegistry::close`] gives it up.
+    #[must_use]
+    pub fn registry(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        fence_after: Duration,
+    ) -> Arc<dyn SessionRegistry> {
+        Arc::new(Register { exchange: self.clone(), home: Home { node, incarnation, fence_after } })
+    }
+
+    fn publish(&self, from: SeatId, publication: &Publication) -> Result<(), Error> {
+        let mut idle = Idle::new();
         {
             let mut state = self.0.lock();
-            let State { seats, topics, .. } = &mut *state;
-            if !seats.contains_key(&from) {
+            if !state.seats.contains(from) {
                 return Err(Error::Closed);
             }
-            let Some(members) = topics.get(&publication.topic()) else { return Ok(()) };
-            let weight = publication.weight();
-            let has_room =
-                |seat: &Seat| seat.inbox.is_empty() || seat.inbox_bytes + weight <= INBOX_BYTES_MAX;
-            // All or nobody: a publisher that is refused may assume that nobody was reached for lack of room.
-            if !members.iter().filter_map(|id| seats.get(id)).all(has_room) {
-                return Err(Error::Unavailable);
-            }
-            for id in members {
-                if let Some(seat) = seats.get_mut(id) {
-                    seat.inbox.push_back(Item::Publication(publication.clone()));
-                    seat.inbox_bytes += weight;
-                    if !std::mem::replace(&mut seat.delivering, true) {
-                        idle.push(*id);
-                    }
-                }
-            }
+            state.seats.publish(publication, &mut idle)?;
         }
+        self.deliver_all(idle);
+        Ok(())
+    }
+
+    fn deliver_all(&self, idle: Idle) {
         for id in idle {
             self.deliver(id);
         }
-        Ok(())
     }
 
     /// Empties the inbox of a seat whose `delivering` the caller has just set.
@@ -124,22 +115,13 @@ impl Exchange {
         // A subscriber that panics must not leave its inbox marked as busy for ever.
         let mut guard = DeliveryGuard { exchange: self, seat: id, finished: false };
         loop {
-            let (subscriber, item) = {
-                let mut state = self.0.lock();
-                let Some(seat) = state.seats.get_mut(&id) else { break };
-                let Some(item) = seat.inbox.pop_front() else {
-                    // Under the lock, so that nobody can add to an inbox that is about to be left.
-                    seat.delivering = false;
-                    break;
-                };
-                if let Item::Publication(publication) = &item {
-                    seat.inbox_bytes -= publication.weight();
-                }
-                (Arc::clone(&seat.subscriber), item)
-            };
+            let next = self.0.lock().seats.take(id);
+            let Some((subscriber, item)) = next else { break };
             match item {
                 Item::Publication(publication) => subscriber.publication(publication),
                 Item::Pulse(number) => subscriber.pulse(number, GENERATION),
+                Item::Evict(eviction) => subscriber.evict(eviction),
+                Item::Confirmed(claim, session) => subscriber.confirmed(claim, session),
             }
         }
         guard.finished = true;
@@ -147,72 +129,59 @@ impl Exchange {
 
     fn subscribe(&self, seat: SeatId, topics: Vec<Topic>) -> Result<(), Error> {
         let mut state = self.0.lock();
-        if !state.seats.contains_key(&seat) {
+        if !state.seats.contains(seat) {
             return Err(Error::Closed);
         }
-        for topic in topics {
-            let members = state.topics.entry(topic).or_default();
-            if !members.contains(&seat) {
-                members.push(seat);
-            }
-        }
+        state.seats.subscribe(seat, topics);
         Ok(())
     }
 
     fn unsubscribe(&self, seat: SeatId, topics: &[Topic]) -> Result<(), Error> {
         let mut state = self.0.lock();
-        if !state.seats.contains_key(&seat) {
+        if !state.seats.contains(seat) {
             return Err(Error::Closed);
         }
-        for topic in topics {
-            if let Some(members) = state.topics.get_mut(topic) {
-                members.retain(|member| *member != seat);
-                if members.is_empty() {
-                    state.topics.remove(topic);
-                }
-            }
-        }
+        state.seats.unsubscribe(seat, topics);
         Ok(())
     }
 
-    fn pulse(
-        &self,
-        id: SeatId,
-        node: NodeId,
-        incarnation: Incarnation,
-        number: u64,
-        lease_ttl: Duration,
-    ) -> Result<(), PulseError> {
-        let idle = {
+    fn pulse(&self, node: NodeId, lease: Lease, number: u64, lease_ttl: Duration) -> Result<(), PulseError> {
+        let mut idle = Idle::new();
+        {
             let mut state = self.0.lock();
             let State { seats, leases, .. } = &mut *state;
-            let Some(seat) = seats.get_mut(&id) else { return Err(PulseError::Unavailable) };
-            let (holder, incarnation) = leases.entry(node).or_insert((id, incarnation));
-            if *holder != id {
-                let incarnation = incarnation.as_str().to_owned();
+            let id = lease.holder;
+            if !seats.contains(id) {
+                return Err(PulseError::Unavailable);
+            }
+            if let Some(other) = leases.get(&node).filter(|other| other.holder != id) {
+                let incarnation = other.incarnation.as_str().to_owned();
                 // As if renewed this very moment: whoever holds it is alive.
                 return Err(PulseError::Conflict { incarnation, lease_left: lease_ttl });
             }
-            seat.inbox.push_back(Item::Pulse(number));
-            !std::mem::replace(&mut seat.delivering, true)
-        };
-        if idle {
-            self.deliver(id);
+            leases.insert(node, lease);
+            seats.put(id, Item::Pulse(number), &mut idle);
         }
+        self.deliver_all(idle);
         Ok(())
     }
 
-    fn leave(&self, id: SeatId) {
+    fn confirm(&self, to: &NodeId, claim: ClaimId, session: SessionId) {
+        let mut idle = Idle::new();
+        self.0.lock().seats.tell(to, || Item::Confirmed(claim, session), &mut idle);
+        self.deliver_all(idle);
+    }
+
+    fn leave(&self, id: SeatId, incarnation: &Incarnation) {
         let mut state = self.0.lock();
-        let Some(seat) = state.seats.remove(&id) else { return };
-        state.leases.retain(|_, (holder, _)| *holder != id);
-        state.topics.retain(|_, members| {
-            members.retain(|member| *member != id);
-            !members.is_empty()
-        });
+        let subscriber = state.seats.remove(id);
+        if subscriber.is_some() {
+            state.leases.retain(|_, lease| lease.holder != id);
+            state.left(incarnation);
+        }
         // The last reference to the subscriber may go with it, and with that code that locks again.
         drop(state);
-        drop(seat);
+        drop(subscriber);
     }
 }
 
@@ -224,10 +193,8 @@ struct DeliveryGuard<'a> {
 
 impl Drop for DeliveryGuard<'_> {
     fn drop(&mut self) {
-        if !self.finished
-            && let Some(seat) = self.exchange.0.lock().seats.get_mut(&self.seat)
-        {
-            seat.delivering = false;
+        if !self.finished {
+            self.exchange.0.lock().seats.abandon(self.seat);
         }
     }
 }
@@ -238,11 +205,12 @@ struct Member {
     seat: SeatId,
     node: NodeId,
     incarnation: Incarnation,
+    started_at_ms: u64,
 }
 
 impl Broker for Member {
     fn publish(&self, publication: Publication, done: Done) {
-        done.tell(self.exchange.publish(self.seat, publication));
+        done.tell(self.exchange.publish(self.seat, &publication));
     }
 
     fn ready(&self) -> Option<BoxFuture<'static, ()>> {
@@ -262,26 +230,30 @@ impl Broker for Member {
         &self,
         number: u64,
         lease_ttl: Duration,
-        _vitals: Vitals,
+        vitals: Vitals,
     ) -> BoxFuture<'static, Result<(), PulseError>> {
-        // The lease needs no end of its own: whoever holds it lives in this process until it closes.
-        let (node, incarnation) = (self.node.clone(), self.incarnation.clone());
-        future::ready(self.exchange.pulse(self.seat, node, incarnation, number, lease_ttl)).boxed()
+        let lease = Lease {
+            holder: self.seat,
+            incarnation: self.incarnation.clone(),
+            started_at_ms: self.started_at_ms,
+            vitals,
+        };
+        future::ready(self.exchange.pulse(self.node.clone(), lease, number, lease_ttl)).boxed()
     }
 
     fn confirm(&self, to: NodeId, claim: ClaimId, session: SessionId) {
-        let _ = (to, claim, session);
+        self.exchange.confirm(&to, claim, session);
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {
-        self.exchange.leave(self.seat);
+        self.exchange.leave(self.seat, &self.incarnation);
         future::ready(()).boxed()
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.exchange.leave(self.seat);
+        self.exchange.leave(self.seat, &self.incarnation);
     }
 }
 
@@ -322,6 +294,11 @@ mod tests {
         fn link(&self, _: bool) {}
     }
 
+    fn join(exchange: &Exchange, node: &Arc<Echoing>) -> Arc<dyn Broker> {
+        let subscriber = Arc::clone(node) as Arc<dyn Subscriber>;
+        exchange.join(NodeId::random(), Incarnation::random(), subscriber)
+    }
+
     fn to(room: &str) -> Publication {
         Publication {
             namespace: Namespace::root(),
@@ -336,32 +313,26 @@ mod tests {
     async fn a_subscriber_may_publish_from_within_a_delivery() {
         let exchange = Exchange::new();
         let node = Arc::new(Echoing::default());
-        let broker = exchange.join(NodeId::random(), Arc::clone(&node) as Arc<dyn Subscriber>);
+        let broker = join(&exchange, &node);
         assert!(node.broker.set(Arc::clone(&broker)).is_ok());
         broker.subscribe(vec![to("ping").topic(), to("pong").topic()]).await.unwrap();
 
         broker.publish(to("ping"), Done::nobody());
         assert_eq!(*node.seen.lock(), [to("ping"), to("pong")]);
         broker.close().await;
-        assert!(exchange.0.lock().topics.is_empty());
+        assert!(exchange.0.lock().seats.is_empty());
     }
 
     #[tokio::test]
     async fn a_dropped_broker_leaves_nothing_behind() {
         let exchange = Exchange::new();
         let node = Arc::new(Echoing::default());
-        let broker = exchange.join(NodeId::random(), Arc::clone(&node) as Arc<dyn Subscriber>);
+        let broker = join(&exchange, &node);
         broker.subscribe(vec![to("pong").topic()]).await.unwrap();
         broker.pulse(1, Duration::from_secs(1), Vitals::default()).await.unwrap();
         drop(broker);
         assert_eq!(Arc::strong_count(&node), 1);
         let state = exchange.0.lock();
-        assert!(state.topics.is_empty() && state.leases.is_empty() && state.seats.is_empty());
-    }
-
-    #[test]
-    fn an_entry_of_the_topic_table_is_small() {
-        // Every connected socket costs one.
-        assert!(size_of::<(Topic, SmallVec<[SeatId; 4]>)>() <= 64);
+        assert!(state.seats.is_empty() && state.leases.is_empty());
     }
 }

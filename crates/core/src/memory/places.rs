@@ -1,0 +1,244 @@
+//! Who holds a place: what claims, checks, releases and kicks change, before anybody is told of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+
+use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
+use crate::registry::{
+    By, Claim, ClaimError, Claimed, Displaced, EvictReason, Evicted, Eviction, Gone, OnDuplicate, Place,
+    Policy, Refresh, Row, Verdict,
+};
+
+/// All places with a session, or with the mark of one. Bounded by the sessions of this process: whoever is displaced
+/// goes when its own node, or a reaper, says so.
+#[derive(Default)]
+pub(super) struct Places(HashMap<Place, Vec<Entry>, RandomState>);
+
+/// The node that asks.
+pub(super) struct Home {
+    pub(super) node: NodeId,
+    pub(super) incarnation: Incarnation,
+    pub(super) fence_after: Duration,
+}
+
+/// Who is to be told what.
+pub(super) type Told = (NodeId, Eviction);
+
+struct Entry {
+    row: Row,
+    fence_after: Duration,
+    /// Set once the session has lost its place.
+    mark: Option<Mark>,
+}
+
+struct Mark {
+    evicted: Evicted,
+    /// Whose claim displaced it, and waits for it.
+    winner: Option<ClaimId>,
+}
+
+impl Places {
+    /// See [`SessionRegistry::claim`](crate::SessionRegistry::claim); `is_dead` says whether a row's node is.
+    pub(super) fn claim(
+        &mut self,
+        claim: &Claim,
+        home: &Home,
+        now_ms: u64,
+        is_dead: impl Fn(&Row) -> bool,
+    ) -> Result<(Claimed, Vec<Told>), ClaimError> {
+        let entries = self.0.entry(claim.place.clone()).or_default();
+        if let Some(made) = entries.iter().find(|entry| entry.is(claim.session, claim.id)) {
+            let epoch = made.row.epoch;
+            return Ok((claimed(entries, claim.id, epoch), Vec::new()));
+        }
+        let (mut rivals, beside) = rivals(entries, claim);
+        let excess = rivals.len().saturating_sub(beside);
+        if claim.on_duplicate == OnDuplicate::Reject {
+            rivals.retain(|at| is_dead(&entries[*at].row));
+            if rivals.len() < excess {
+                return Err(ClaimError::Taken);
+            }
+        }
+        let last = entries.iter().map(|entry| entry.row.epoch).max();
+        let epoch = now_ms.max(last.map_or(0, |last| last + 1));
+        let row = row(claim, home, epoch);
+        let told = rivals[..excess].iter().map(|at| entries[*at].displace(&claim.place, &row)).collect();
+        let answer = claimed(entries, claim.id, epoch);
+        entries.retain(|entry| entry.row.session != claim.session);
+        entries.push(Entry { row, fence_after: home.fence_after, mark: None });
+        Ok((answer, told))
+    }
+
+    /// See [`SessionRegistry::check`](crate::SessionRegistry::check).
+    pub(super) fn check(&mut self, held: &Claim, restore: bool, home: &Home) -> (Verdict, Vec<Told>) {
+        let there = self
+            .0
+            .get(&held.place)
+            .and_then(|entries| entries.iter().find(|entry| entry.row.session == held.session));
+        let verdict = match there {
+            Some(entry) if entry.row.claim != held.id => Verdict::Absent,
+            Some(Entry { mark: Some(mark), .. }) => Verdict::Evicted(mark.evicted.clone()),
+            Some(_) => Verdict::Held,
+            None if restore => return self.restore(held, home),
+            None => Verdict::Absent,
+        };
+        (verdict, Vec::new())
+    }
+
+    fn restore(&mut self, held: &Claim, home: &Home) -> (Verdict, Vec<Told>) {
+        let entries = self.0.entry(held.place.clone()).or_default();
+        let row = row(held, home, held.epoch);
+        let fence_after = home.fence_after;
+        let (rivals, beside) = rivals(entries, held);
+        // Of two with one epoch, the one that was never away stays.
+        let newer = rivals.iter().filter(|at| entries[**at].row.epoch >= held.epoch).count();
+        if newer > beside {
+            let newest = rivals.last().map(|at| by(&entries[*at].row));
+            let evicted = Evicted { reason: EvictReason::Replaced, by: newest };
+            // Marked like everybody who loses: its next check must not find the place free and take it.
+            let mark = Some(Mark { evicted: evicted.clone(), winner: None });
+            entries.push(Entry { row, fence_after, mark });
+            return (Verdict::Evicted(evicted), Vec::new());
+        }
+        let excess = rivals.len().saturating_sub(beside);
+        let told = rivals[..excess].iter().map(|at| entries[*at].displace(&held.place, &row)).collect();
+        entries.push(Entry { row, fence_after, mark: None });
+        (Verdict::Restored, told)
+    }
+
+    /// See [`SessionRegistry::release`](crate::SessionRegistry::release).
+    pub(super) fn release(&mut self, gone: &Gone) {
+        if let Some(entries) = self.0.get_mut(&gone.place) {
+            entries.retain(|entry| !entry.is(gone.session, gone.claim));
+            if entries.is_empty() {
+                self.0.remove(&gone.place);
+            }
+        }
+    }
+
+    /// See [`SessionRegistry::kick`](crate::SessionRegistry::kick); `confirm` is who wants to hear of it.
+    pub(super) fn kick(
+        &mut self,
+        place: &Place,
+        device: Option<&str>,
+        confirm: &(NodeId, ClaimId),
+    ) -> (Vec<Row>, Vec<Told>) {
+        let Some(entries) = self.0.get_mut(place) else { return Default::default() };
+        let among = |row: &Row| device.is_none_or(|device| *row.device == *device);
+        let kicked = live(entries, among).into_iter().map(|at| {
+            let evicted = Evicted { reason: EvictReason::Kicked, by: None };
+            (entries[at].row.clone(), entries[at].evict(place, evicted, None, confirm.clone()))
+        });
+        kicked.unzip()
+    }
+
+    /// See [`SessionRegistry::refresh`](crate::SessionRegistry::refresh).
+    pub(super) fn refresh(&mut self, changed: &Refresh) {
+        let entries = self.0.get_mut(&changed.place).into_iter().flatten();
+        for entry in entries.filter(|entry| entry.mark.is_none() && entry.is(changed.session, changed.claim))
+        {
+            entry.row.transport = changed.transport;
+            entry.row.seen_at_ms = changed.seen_at_ms;
+        }
+    }
+
+    /// See [`SessionRegistry::find`](crate::SessionRegistry::find).
+    pub(super) fn find(&self, place: &Place) -> Vec<Row> {
+        let Some(entries) = self.0.get(place) else { return Vec::new() };
+        live(entries, |_| true).into_iter().map(|at| entries[at].row.clone()).collect()
+    }
+
+    /// Everything in the name of an incarnation, marks included.
+    pub(super) fn held(&self, incarnation: &Incarnation) -> Vec<Gone> {
+        let all = self.0.iter().flat_map(|(place, entries)| entries.iter().map(move |entry| (place, entry)));
+        let held = all.filter(|(_, entry)| entry.row.incarnation == *incarnation).map(|(place, entry)| {
+            Gone { place: place.clone(), session: entry.row.session, claim: entry.row.claim }
+        });
+        held.collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Entry {
+    fn is(&self, session: SessionId, claim: ClaimId) -> bool {
+        self.row.session == session && self.row.claim == claim
+    }
+
+    fn displace(&mut self, place: &Place, winner: &Row) -> Told {
+        let evicted = Evicted { reason: EvictReason::Replaced, by: Some(by(winner)) };
+        self.evict(place, evicted, Some(winner.claim), (winner.node.clone(), winner.claim))
+    }
+
+    fn evict(
+        &mut self,
+        place: &Place,
+        evicted: Evicted,
+        winner: Option<ClaimId>,
+        confirm: (NodeId, ClaimId),
+    ) -> Told {
+        self.mark = Some(Mark { evicted: evicted.clone(), winner });
+        let eviction = Eviction {
+            namespace: place.namespace.clone(),
+            session: self.row.session,
+            claim: self.row.claim,
+            evicted,
+            confirm,
+        };
+        (self.row.node.clone(), eviction)
+    }
+}
+
+fn row(claim: &Claim, home: &Home, epoch: u64) -> Row {
+    Row {
+        session: claim.session,
+        claim: claim.id,
+        epoch,
+        device: Arc::clone(&claim.device),
+        node: home.node.clone(),
+        incarnation: home.incarnation.clone(),
+        transport: claim.transport,
+        seen_at_ms: epoch,
+    }
+}
+
+fn by(winner: &Row) -> By {
+    By { device: Arc::clone(&winner.device), node: winner.node.clone(), ts: winner.epoch }
+}
+
+fn claimed(entries: &[Entry], id: ClaimId, epoch: u64) -> Claimed {
+    let displaced = entries
+        .iter()
+        .filter(|entry| entry.mark.as_ref().is_some_and(|mark| mark.winner == Some(id)))
+        .map(|entry| Displaced {
+            session: entry.row.session,
+            node: entry.row.node.clone(),
+            fence_after: entry.fence_after,
+        })
+        .collect();
+    Claimed { epoch, displaced, settling: Duration::ZERO }
+}
+
+/// Whom the policy of `claim` counts besides it, the oldest first, and how many of them it suffers.
+fn rivals(entries: &[Entry], claim: &Claim) -> (Vec<usize>, usize) {
+    let other = |row: &Row| row.session != claim.session;
+    match claim.policy {
+        Policy::PerDevice => (live(entries, |row| other(row) && row.device == claim.device), 0),
+        Policy::Max(count) => (live(entries, other), count.saturating_sub(1) as usize),
+        Policy::Unlimited => (Vec::new(), 0),
+    }
+}
+
+/// Where the live sessions stand that `among` accepts, the oldest first.
+fn live(entries: &[Entry], among: impl Fn(&Row) -> bool) -> Vec<usize> {
+    let is_live = |at: &usize| entries[*at].mark.is_none() && among(&entries[*at].row);
+    let mut live: Vec<_> = (0..entries.len()).filter(is_live).collect();
+    live.sort_by_key(|at| entries[*at].row.epoch);
+    live
+}

@@ -1,0 +1,186 @@
+//! The joined nodes, their inboxes, and which topics they want.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+use smallvec::SmallVec;
+
+use crate::broker::{Error, Subscriber};
+use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
+use crate::publication::{Publication, Topic};
+use crate::registry::Eviction;
+
+/// What may wait in one node's inbox, in bytes by [`Publication::weight`]. An inbox fills only while its node is
+/// busy delivering what others published; the bound is the one of the publishing queue of the Redis broker.
+///
+/// Only publications count. Of the rest there is one pulse an interval, one eviction a session and one confirmation
+/// an eviction.
+pub const INBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SeatId(u32);
+
+/// Seats with something in their inbox that nobody delivers yet. Whoever filled them does, once it holds no lock.
+pub(super) type Idle = SmallVec<[SeatId; 4]>;
+
+pub(super) enum Item {
+    Publication(Publication),
+    Pulse(u64),
+    Evict(Eviction),
+    Confirmed(ClaimId, SessionId),
+}
+
+/// A joined node.
+struct Seat {
+    node: NodeId,
+    incarnation: Incarnation,
+    subscriber: Arc<dyn Subscriber>,
+    inbox: VecDeque<Item>,
+    inbox_bytes: usize,
+    /// Some caller is delivering from the inbox and goes on until it is empty.
+    delivering: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Seats {
+    seats: HashMap<SeatId, Seat, RandomState>,
+    /// A room topic exists for every connected socket, so an entry holds its first four seats inline.
+    topics: HashMap<Topic, SmallVec<[SeatId; 4]>, RandomState>,
+    last: u32,
+}
+
+impl Seats {
+    pub(super) fn add(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        subscriber: Arc<dyn Subscriber>,
+    ) -> SeatId {
+        self.last += 1;
+        let id = SeatId(self.last);
+        let inbox = VecDeque::new();
+        let seat = Seat { node, incarnation, subscriber, inbox, inbox_bytes: 0, delivering: false };
+        self.seats.insert(id, seat);
+        id
+    }
+
+    /// The subscriber comes back so that it is dropped where no lock is held.
+    #[must_use]
+    pub(super) fn remove(&mut self, id: SeatId) -> Option<Arc<dyn Subscriber>> {
+        let seat = self.seats.remove(&id)?;
+        self.topics.retain(|_, members| {
+            members.retain(|member| *member != id);
+            !members.is_empty()
+        });
+        Some(seat.subscriber)
+    }
+
+    pub(super) fn contains(&self, id: SeatId) -> bool {
+        self.seats.contains_key(&id)
+    }
+
+    pub(super) fn has(&self, incarnation: &Incarnation) -> bool {
+        self.seats.values().any(|seat| seat.incarnation == *incarnation)
+    }
+
+    pub(super) fn subscribe(&mut self, id: SeatId, topics: Vec<Topic>) {
+        for topic in topics {
+            let members = self.topics.entry(topic).or_default();
+            if !members.contains(&id) {
+                members.push(id);
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: SeatId, topics: &[Topic]) {
+        for topic in topics {
+            if let Some(members) = self.topics.get_mut(topic) {
+                members.retain(|member| *member != id);
+                if members.is_empty() {
+                    self.topics.remove(topic);
+                }
+            }
+        }
+    }
+
+    /// Puts a publication into the inbox of everyone subscribed to its topic, or of nobody when one has no room: a
+    /// publisher that is refused may assume that nobody was reached for lack of room.
+    pub(super) fn publish(&mut self, publication: &Publication, idle: &mut Idle) -> Result<(), Error> {
+        let Some(members) = self.topics.get(&publication.topic()) else { return Ok(()) };
+        let weight = publication.weight();
+        let has_room = |seat: &Seat| seat.inbox.is_empty() || seat.inbox_bytes + weight <= INBOX_BYTES_MAX;
+        if !members.iter().filter_map(|id| self.seats.get(id)).all(has_room) {
+            return Err(Error::Unavailable);
+        }
+        for id in members {
+            if let Some(seat) = self.seats.get_mut(id) {
+                seat.inbox_bytes += weight;
+                seat.put(*id, Item::Publication(publication.clone()), idle);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts something into one node's inbox.
+    pub(super) fn put(&mut self, id: SeatId, item: Item, idle: &mut Idle) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            seat.put(id, item, idle);
+        }
+    }
+
+    /// Tells whoever is called `node`, whichever run of it, as a channel of that name would.
+    pub(super) fn tell(&mut self, node: &NodeId, item: impl Fn() -> Item, idle: &mut Idle) {
+        for (id, seat) in &mut self.seats {
+            if seat.node == *node {
+                seat.put(*id, item(), idle);
+            }
+        }
+    }
+
+    /// The next thing to deliver to a seat whose `delivering` the caller has set; none ends that.
+    pub(super) fn take(&mut self, id: SeatId) -> Option<(Arc<dyn Subscriber>, Item)> {
+        let seat = self.seats.get_mut(&id)?;
+        let Some(item) = seat.inbox.pop_front() else {
+            // Under the lock, so that nobody can add to an inbox that is about to be left.
+            seat.delivering = false;
+            return None;
+        };
+        if let Item::Publication(publication) = &item {
+            seat.inbox_bytes -= publication.weight();
+        }
+        Some((Arc::clone(&seat.subscriber), item))
+    }
+
+    /// Ends a delivery that did not come to its end.
+    pub(super) fn abandon(&mut self, id: SeatId) {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            seat.delivering = false;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.seats.is_empty() && self.topics.is_empty()
+    }
+}
+
+impl Seat {
+    fn put(&mut self, id: SeatId, item: Item, idle: &mut Idle) {
+        self.inbox.push_back(item);
+        if !std::mem::replace(&mut self.delivering, true) {
+            idle.push(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_the_topic_table_is_small() {
+        // Every connected socket costs one.
+        assert!(size_of::<(Topic, SmallVec<[SeatId; 4]>)>() <= 64);
+    }
+}
