@@ -1,6 +1,6 @@
 //! What comes from the broker.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tidegate_core::registry::Eviction;
@@ -9,29 +9,34 @@ use tokio::time::Instant;
 
 use crate::hub::{Hub, Job};
 use crate::metrics::Metrics;
+use crate::node::Inner;
 use crate::pulse::Pulse;
+use crate::takeover::Takeovers;
 
 /// The node's side of the broker port: publications go to the hub, pulses to the pulse.
 pub(crate) struct Inbound {
     pub(crate) hub: Arc<Hub>,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) takeovers: Arc<Takeovers>,
+    /// The node, once there is one; it owns the broker that owns this.
+    pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
 }
 
 impl Subscriber for Inbound {
     fn publication(&self, publication: Publication) {
-        let refused = self.hub.dispatch(Job::new(publication, self.hub.shards()));
+        let refused = self.hub.dispatch(Job::new(publication, self.hub.shards()), &self.pulse);
         if refused > 0 {
             self.metrics.dropped("fanout_full", 1);
         }
     }
 
     fn whole(&self, generation: u64) {
-        self.pulse.whole(generation);
+        self.pulse.whole(generation, Instant::now());
     }
 
     fn lost(&self) {
-        self.pulse.lost();
+        self.pulse.lost(Instant::now());
     }
 
     fn pulse(&self, number: u64, generation: u64) {
@@ -39,11 +44,14 @@ impl Subscriber for Inbound {
     }
 
     fn evict(&self, eviction: Eviction) {
-        let _ = eviction;
+        let node = self.node.get().and_then(Weak::upgrade);
+        if let Some(node) = node {
+            node.evict(eviction);
+        }
     }
 
     fn confirmed(&self, claim: ClaimId, session: SessionId) {
-        let _ = (claim, session);
+        self.takeovers.confirmed(claim, session);
     }
 
     fn dropped(&self, reason: &'static str) {

@@ -11,12 +11,14 @@
 //! Architecture Invariant: connection -> node -> hub -> outbox, never back.
 
 mod accept;
+mod audit;
 pub mod auth;
 mod bucket;
 mod clock;
 mod connection;
 mod drain;
 mod engines;
+mod enrolment;
 pub mod glob;
 mod hub;
 mod inbound;
@@ -30,9 +32,12 @@ mod options;
 mod origin;
 mod outbox;
 mod peer;
+mod presence;
 mod pulse;
+mod registrar;
 mod reply;
 mod session;
+mod takeover;
 mod timer;
 mod transport;
 

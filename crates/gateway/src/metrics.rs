@@ -8,9 +8,11 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+use tidegate_core::registry::{EvictReason, Tended};
 use tidegate_core::{DisconnectReason, ErrorCode};
 
 use crate::namespaces::Operation;
+use crate::takeover::Silence;
 
 /// From 50 microseconds to 5 seconds: what a fan-out or a round trip through Redis can take.
 const SECONDS: &[f64] = &[
@@ -50,6 +52,10 @@ pub(crate) struct Metrics {
     broker_seconds: HistogramVec,
     pub(crate) pulse_seconds: Histogram,
     lease_renewals: IntCounterVec,
+    takeovers: IntCounterVec,
+    pub(crate) takeover_seconds: Histogram,
+    reaped: IntCounterVec,
+    restored: IntCounter,
 }
 
 /// The metrics of one configured namespace, resolved.
@@ -160,13 +166,38 @@ impl Metrics {
                 "Renewals of the node's lease, by result.",
                 &["result"],
             )?,
+            takeovers: counters(
+                "tidegate_takeovers_total",
+                "CONNECTs that displaced a session, by how its silence was made sure of: its node confirmed it, or \
+                 was fenced; evicted when the newcomer itself was displaced meanwhile.",
+                &["outcome"],
+            )?,
+            takeover_seconds: histogram(
+                "tidegate_takeover_seconds",
+                "From the claim of a CONNECT that displaced a session to the silence of that session, in seconds.",
+            )?,
+            reaped: counters("tidegate_reaped_total", "What this node took over from dead ones.", &["what"])?,
+            restored: {
+                let restored = IntCounter::new(
+                    "tidegate_sessions_restored_total",
+                    "Sessions put back into the registry, which had lost them.",
+                )?;
+                registry.register(Box::new(restored.clone()))?;
+                restored
+            },
             registry,
         };
         for reason in DisconnectReason::ALL {
             metrics.disconnects.with_label_values(&[reason.as_str()]);
         }
-        for reason in ["replaced", "kicked", "expired"] {
-            metrics.evictions.with_label_values(&[reason]);
+        for reason in EvictReason::ALL {
+            metrics.evictions.with_label_values(&[reason.as_str()]);
+        }
+        for outcome in [Silence::Confirmed, Silence::Fenced, Silence::Evicted] {
+            metrics.takeovers.with_label_values(&[outcome.as_str()]);
+        }
+        for what in ["nodes", "sessions"] {
+            metrics.reaped.with_label_values(&[what]);
         }
         for result in ["ok", "failed", "conflict"] {
             metrics.lease_renewals.with_label_values(&[result]);
@@ -177,7 +208,9 @@ impl Metrics {
         for reason in REFUSED {
             metrics.refused.with_label_values(&[reason]);
         }
-        for reason in ["volatile", "rate_limited", "fanout_full", "too_large", "malformed"] {
+        for reason in
+            ["volatile", "rate_limited", "fanout_full", "too_large", "malformed", "registrar_full", "deaf"]
+        {
             metrics.dropped.with_label_values(&[reason]);
         }
         Ok(metrics)
@@ -223,8 +256,25 @@ impl Metrics {
         self.refused.with_label_values(&[reason]).inc();
     }
 
-    pub(crate) fn evicted(&self, reason: &str) {
-        self.evictions.with_label_values(&[reason]).inc();
+    pub(crate) fn evicted(&self, reason: EvictReason) {
+        self.evictions.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub(crate) fn took_over(&self, outcome: Silence, elapsed: Duration) {
+        self.takeovers.with_label_values(&[outcome.as_str()]).inc();
+        self.takeover_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    pub(crate) fn reaped(&self, tended: Tended) {
+        let count = |what, number| {
+            self.reaped.with_label_values(&[what]).inc_by(u64::try_from(number).unwrap_or(u64::MAX));
+        };
+        count("nodes", tended.nodes);
+        count("sessions", tended.sessions);
+    }
+
+    pub(crate) fn restored(&self, sessions: usize) {
+        self.restored.inc_by(u64::try_from(sessions).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn disconnected(&self, reason: DisconnectReason) {

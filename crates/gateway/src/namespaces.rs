@@ -1,6 +1,7 @@
 //! Which namespaces exist, and which operations clients may use in each.
 
 use tidegate_core::Namespace;
+use tidegate_core::registry::{OnDuplicate, Policy};
 
 use crate::glob::Glob;
 
@@ -81,6 +82,26 @@ pub struct NamespaceRule {
     pub pattern: Glob,
     /// What clients may do there.
     pub operations: Operations,
+    /// How many sessions of one user may live.
+    pub policy: Policy,
+    /// What becomes of one too many.
+    pub on_duplicate: OnDuplicate,
+    /// Whether the cluster keeps who is in which room, and tells.
+    pub presence: bool,
+}
+
+impl NamespaceRule {
+    /// The defaults of the configuration for `pattern`.
+    #[must_use]
+    pub fn new(pattern: &str) -> Self {
+        Self {
+            pattern: Glob::parse(pattern),
+            operations: Operations::all(),
+            policy: Policy::default(),
+            on_duplicate: OnDuplicate::default(),
+            presence: false,
+        }
+    }
 }
 
 /// All the rules, most specific first: a literal name wins over a glob, and globs are tried in the order given.
@@ -98,10 +119,7 @@ impl Namespaces {
     pub fn new(mut rules: Vec<NamespaceRule>, open: bool) -> Self {
         if rules.is_empty() {
             let patterns: &[&str] = if open { &["/", "*"] } else { &["/"] };
-            rules = patterns
-                .iter()
-                .map(|pattern| NamespaceRule { pattern: Glob::parse(pattern), operations: Operations::all() })
-                .collect();
+            rules = patterns.iter().map(|pattern| NamespaceRule::new(pattern)).collect();
         }
         rules.sort_by_key(|rule| !rule.pattern.is_literal());
         Self { rules }

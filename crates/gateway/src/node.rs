@@ -1,21 +1,27 @@
 //! The node: the verbs that connections use, and its life from the first pulse to the last.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use tidegate_core::broker::{self, Broker, Done, PulseError, Subscriber};
-use tidegate_core::{DisconnectReason, ErrorCode, MessageId, Namespace, Publication, Room, SessionId, Topic};
+use tidegate_core::broker::{Broker, Done, PulseError, Subscriber};
+use tidegate_core::registry::{Evicted, Eviction, Refresh, Vitals};
+use tidegate_core::{
+    ClaimId, DisconnectReason, ErrorCode, MessageId, Namespace, NodeId, Publication, Room, SessionRegistry,
+    Topic,
+};
 use tidegate_msgpack::write;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit;
 use crate::auth::{Identity, NameLimits};
 use crate::clock::{Clock, unix_ms};
 use crate::engines::Engines;
+use crate::enrolment::{Enrolled, Entrant, Tenure};
 use crate::hub::{Hub, Joined};
 use crate::inbound::Inbound;
 use crate::interest::{self, Interest};
@@ -26,8 +32,10 @@ use crate::origin::Origins;
 use crate::outbox::{Outbox, PendingJoin};
 use crate::peer::{Addresses, Place};
 use crate::pulse::Pulse;
+use crate::registrar::Registrar;
 use crate::reply::{Refusal, Reply};
-use crate::session::{Membership, Rule, Session};
+use crate::session::{Deed, Membership, Parts, Rule, Session};
+use crate::takeover::{Takeover, Takeovers};
 use crate::timer::Timer;
 use tidegate_protocol::socketio::Parser;
 
@@ -59,7 +67,10 @@ pub(crate) struct Inner {
     pub(crate) engines: Engines,
     pub(crate) origins: Origins,
     pub(crate) broker: Arc<dyn Broker>,
-    pulse: Arc<Pulse>,
+    pub(crate) registry: Arc<dyn SessionRegistry>,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) takeovers: Arc<Takeovers>,
+    pub(crate) pulse: Arc<Pulse>,
     rules: Vec<Arc<Rule>>,
     addresses: Addresses,
     open: Arc<AtomicUsize>,
@@ -84,6 +95,8 @@ pub struct Joining {
     metrics: Arc<Metrics>,
     hub: Arc<Hub>,
     pulse: Arc<Pulse>,
+    takeovers: Arc<Takeovers>,
+    node: Arc<OnceLock<Weak<Inner>>>,
 }
 
 /// One connection's place under `connections_max` and `connections_per_ip_max`; given back when dropped.
@@ -106,7 +119,15 @@ impl Joining {
     pub fn new(options: Options, shards: usize) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new(&options.version, &options.revision)?);
         let pulse = Arc::new(Pulse::new(options.pulse.clone(), Arc::clone(&metrics)));
-        Ok(Self { options, clock: Clock::start(), metrics, hub: Arc::new(Hub::new(shards)), pulse })
+        Ok(Self {
+            options,
+            clock: Clock::start(),
+            metrics,
+            hub: Arc::new(Hub::new(shards)),
+            pulse,
+            takeovers: Arc::default(),
+            node: Arc::default(),
+        })
     }
 
     /// Where the broker delivers.
@@ -116,6 +137,8 @@ impl Joining {
             hub: Arc::clone(&self.hub),
             pulse: Arc::clone(&self.pulse),
             metrics: Arc::clone(&self.metrics),
+            takeovers: Arc::clone(&self.takeovers),
+            node: Arc::clone(&self.node),
         })
     }
 
@@ -124,8 +147,13 @@ impl Joining {
     ///
     /// # Errors
     /// When another live process holds the node id, or no pulse comes back in time. Nothing is left running.
-    pub async fn start(self, broker: Arc<dyn Broker>, limit: Duration) -> Result<Node, StartError> {
-        let Self { options, clock, metrics, hub, pulse } = self;
+    pub async fn start(
+        self,
+        broker: Arc<dyn Broker>,
+        registry: Arc<dyn SessionRegistry>,
+        limit: Duration,
+    ) -> Result<Node, StartError> {
+        let Self { options, clock, metrics, hub, pulse, takeovers, node } = self;
         let rules = options
             .namespaces
             .rules()
@@ -133,6 +161,9 @@ impl Joining {
             .map(|rule| {
                 Arc::new(Rule {
                     operations: rule.operations,
+                    policy: rule.policy,
+                    on_duplicate: rule.on_duplicate,
+                    presence: rule.presence,
                     metrics: Arc::new(metrics.namespace(&rule.pattern.to_string())),
                 })
             })
@@ -141,12 +172,15 @@ impl Joining {
             origins: Origins::new(&options.server.allowed_origins),
             addresses: Addresses::new(options.limits.connections_per_ip_max),
             clock,
+            registrar: Arc::new(Registrar::new(Arc::clone(&metrics))),
             metrics,
             hub,
             interest: Arc::new(Interest::new()),
             timer: Arc::new(Timer::new(clock)),
             engines: Engines::new(),
             broker,
+            registry,
+            takeovers,
             pulse,
             rules,
             options,
@@ -159,12 +193,14 @@ impl Joining {
             requests: TaskTracker::new(),
             fatal: watch::Sender::new(None),
         });
+        // Nobody else fills it.
+        let _ = node.set(Arc::downgrade(&inner));
         inner.spawn_tasks();
         let node = Node(inner);
         let mut fatal = node.0.fatal.subscribe();
         let started = loop {
             tokio::select! {
-                () = node.0.pulse.first_echo() => break Ok(()),
+                () = node.0.pulse.acting() => break Ok(()),
                 _ = fatal.wait_for(Option::is_some) => {
                     break Err(node.0.fatal.borrow().clone().unwrap_or(PulseError::Unavailable).into());
                 }
@@ -186,17 +222,21 @@ impl Inner {
         for shard in 0..self.hub.shards() {
             let (hub, metrics, stopped) =
                 (Arc::clone(&self.hub), Arc::clone(&self.metrics), self.stopped.clone());
-            self.tasks.spawn(hub.run_shard(shard, metrics, stopped));
+            self.tasks.spawn(hub.run_shard(shard, Arc::clone(&self.pulse), metrics, stopped));
         }
         let (timer, stopped) = (Arc::clone(&self.timer), self.stopped.clone());
         self.tasks.spawn(async move { timer.run(stopped).await });
         let (interest, broker, stopped) =
             (Arc::clone(&self.interest), Arc::clone(&self.broker), self.stopped.clone());
         self.tasks.spawn(async move { interest.run(broker, stopped).await });
+        let (registrar, registry, stopped) =
+            (Arc::clone(&self.registrar), Arc::clone(&self.registry), self.stopped.clone());
+        self.tasks.spawn(async move { registrar.run(registry, stopped).await });
+        self.tasks.spawn(audit::run(Arc::clone(self), self.stopped.clone()));
         let (inner, stopped) = (Arc::clone(self), self.stopped.clone());
         self.tasks.spawn(async move {
             let broker = Arc::clone(&inner.broker);
-            if let Err(conflict) = inner.pulse.run(broker, stopped).await {
+            if let Err(conflict) = inner.pulse.run(broker, || inner.vitals(), stopped).await {
                 inner.fatal.send_replace(Some(conflict));
             }
         });
@@ -269,32 +309,6 @@ impl Inner {
         self.options.auth.identify(namespace.as_str(), auth, unix_ms(), &limits)
     }
 
-    /// Subscribes to what a session of `namespace` must hear beside its rooms: the namespace and itself. Resolves
-    /// when both are confirmed; the memberships are the session's from then on.
-    pub(crate) fn subscribe_session(
-        &self,
-        namespace: &Namespace,
-        id: SessionId,
-    ) -> impl Future<Output = Result<[Membership; 2], broker::Error>> + Send + use<> {
-        let own = interest::room(namespace, &Room::from(id.as_str()));
-        let topics = [Topic::Namespace(namespace.clone()), own];
-        let both = topics.map(|topic| {
-            let (confirmed, confirmation) = oneshot::channel();
-            let membership = Membership::new(&self.interest, topic.clone());
-            self.interest.join(topic, |outcome| {
-                // Nobody listens any more when the connection ended meanwhile.
-                let _ = confirmed.send(outcome);
-            });
-            (membership, confirmation)
-        });
-        async move {
-            let [(namespace, namespace_confirmed), (own, own_confirmed)] = both;
-            namespace_confirmed.await.unwrap_or(Err(broker::Error::Closed))?;
-            own_confirmed.await.unwrap_or(Err(broker::Error::Closed))?;
-            Ok([namespace, own])
-        }
-    }
-
     /// Seats a session and sends `connected` before anything else can reach it.
     pub(crate) fn connect(
         &self,
@@ -302,76 +316,160 @@ impl Inner {
         outbox: &Arc<Outbox>,
         parser: Parser,
         connected: &Message,
-        new: NewSession,
-    ) -> Session {
-        let NewSession { id, namespace, rule, identity, memberships } = new;
-        let seat = outbox
-            .push_after(connected, || self.hub.insert(shard, id, &namespace, &rule.metrics, outbox, parser));
+        enrolled: Enrolled,
+    ) -> Arc<Session> {
+        let Enrolled { entrant, memberships, tenure, .. } = enrolled;
+        let Entrant { id, namespace, rule, identity } = entrant;
+        let holding = tenure.as_ref().map(|tenure| tenure.holding);
+        let parts = Parts {
+            id,
+            namespace,
+            rule,
+            identity,
+            parser,
+            outbox: Arc::clone(outbox),
+            holding,
+            connected_at_ms: holding.map_or_else(unix_ms, |holding| holding.epoch),
+        };
+        let session =
+            outbox.push_after(connected, || self.hub.insert(shard, |seat| Session::new(seat, parts)));
         memberships.into_iter().for_each(Membership::keep);
-        rule.metrics.sessions.inc();
-        Session { id, namespace, rule, seat, identity }
+        session.rule.metrics.sessions.inc();
+        // Displaced while it waited: it was told that it is connected, and now hears that it no longer is.
+        if let Some((evicted, confirms)) = tenure.and_then(Tenure::keep).and_then(Takeover::finish) {
+            for confirm in confirms {
+                self.end(&session, evicted.clone(), Some(confirm));
+            }
+        }
+        session
     }
 
-    /// Ends a session: it leaves its rooms and is no receiver any more.
+    /// A session of this node lost its place.
+    pub(crate) fn evict(&self, eviction: Eviction) {
+        // In this order: a session is known by its claim first, then by its seat, and in between by both.
+        if self.takeovers.evict(&eviction) {
+            return;
+        }
+        let Eviction { session: id, claim, evicted, confirm, .. } = eviction;
+        match self.hub.find(id) {
+            Some(session) if session.holding.is_some_and(|holding| holding.claim == claim) => {
+                self.end(&session, evicted, Some(confirm));
+            }
+            // It ended by itself, and is silent.
+            _ => self.broker.confirm(confirm.0, confirm.1, id),
+        }
+    }
+
+    /// Ends a session from outside its connection: it receives and does nothing from now on. Its connection tells the
+    /// client why; whoever waits is told when everything it had begun is answered.
+    pub(crate) fn end(&self, session: &Arc<Session>, evicted: Evicted, confirm: Option<(NodeId, ClaimId)>) {
+        let reason = evicted.reason;
+        if session.evict(evicted, confirm) {
+            self.left_all(session, DisconnectReason::ServerNamespaceDisconnect);
+            self.metrics.evicted(reason);
+        }
+        session.settle(&self.broker);
+        session.outbox.wake_tick();
+    }
+
+    /// Ends a session for a reason of its connection's. One that has ended stays as it is.
     pub(crate) fn disconnect(&self, session: &Session, reason: DisconnectReason) {
+        if session.finish() {
+            self.left_all(session, reason);
+        }
+    }
+
+    /// The session leaves its rooms and its place, and is no receiver any more.
+    fn left_all(&self, session: &Session, reason: DisconnectReason) {
         for room in self.hub.remove(session.seat, session.id) {
             self.left(session, &room);
         }
         self.interest.leave(&Topic::Namespace(session.namespace.clone()));
         self.interest.leave(&interest::room(&session.namespace, &session.own_room()));
+        if let Some(gone) = session.gone() {
+            self.registrar.release(gone);
+        }
         session.rule.metrics.sessions.dec();
         self.metrics.disconnected(reason);
         tracing::debug!(session = %session.id, namespace = %session.namespace, %reason, "session ended");
     }
 
+    /// Something about the session is to be told to the registry.
+    pub(crate) fn refresh(&self, session: &Session) {
+        let (Some(place), Some(holding)) = (session.place(), session.holding) else { return };
+        self.registrar.refresh(Refresh {
+            place,
+            session: session.id,
+            claim: holding.claim,
+            transport: session.transport(),
+            seen_at_ms: session.seen_at_ms.load(Ordering::Relaxed),
+        });
+    }
+
     fn left(&self, session: &Session, room: &Room) {
+        if let Some(stay) = session.stay(room, &self.options.node) {
+            self.registrar.depart(stay);
+        }
         if self.interest.leave(&interest::room(&session.namespace, room)) {
             session.rule.metrics.rooms.dec();
         }
     }
 
-    /// Makes the session a member of `room` and answers once what is published from then on will arrive.
-    /// Until then the connection holds back what its client sent behind the join.
-    pub(crate) fn join(self: &Arc<Self>, session: &Session, room: Room, reply: Reply) {
-        if self.pulse.check(Instant::now()).is_err() {
-            // A subscription that was confirmed once proves nothing now.
-            return reply.refuse(&unavailable());
-        }
-        let pending = PendingJoin::new(&reply.outbox);
+    /// Makes the session a member of `room` and answers once what is published from then on will arrive and, where the
+    /// namespace keeps presence, the cluster knows of it. Until then the connection holds back what its client sent
+    /// behind the join.
+    pub(crate) fn join(self: &Arc<Self>, session: &Arc<Session>, room: Room, reply: Reply) {
+        let pending = PendingJoin::new(&session.outbox);
+        let (node, of, named) = (Arc::clone(self), Arc::clone(session), room.clone());
+        let rooms_max = self.options.limits.rooms_per_session_max;
+        self.join_then(session, room, move |joined| {
+            // Evicted meanwhile, it is acknowledged nothing any more.
+            let Some(_deed) = of.begin(&node.broker) else { return };
+            match joined {
+                // The join that was still under way may have failed, or the session ended, and it was taken back.
+                Ok(()) if node.hub.is_member(of.seat, of.id, &named) => reply.ok(),
+                Ok(()) | Err(NotJoined::Unavailable) => reply.refuse(&unavailable()),
+                Err(NotJoined::Full) => reply.refuse(&Refusal::new(
+                    ErrorCode::TooLarge,
+                    format!("a session may be in at most {rooms_max} rooms (limits.rooms_per_session_max)"),
+                )),
+                Err(NotJoined::Gone) => {}
+            }
+            drop(pending);
+        });
+    }
+
+    /// Makes the session a member of `room`, and tells `then` when that holds.
+    pub(crate) fn join_then(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        room: Room,
+        then: impl FnOnce(Result<(), NotJoined>) + Send + 'static,
+    ) {
         let topic = interest::room(&session.namespace, &room);
         let rooms_max = self.options.limits.rooms_per_session_max;
         match self.hub.join(session.seat, session.id, &room, rooms_max) {
-            Joined::Gone => {}
-            Joined::Full => reply.refuse(&Refusal::new(
-                ErrorCode::TooLarge,
-                format!("a session may be in at most {rooms_max} rooms (limits.rooms_per_session_max)"),
-            )),
+            Joined::Gone => then(Err(NotJoined::Gone)),
+            Joined::Full => then(Err(NotJoined::Full)),
             Joined::Already => {
-                let (node, seat, id) = (Arc::clone(self), session.seat, session.id);
-                self.interest.confirm(&topic, move |outcome| {
-                    // The join that was still under way may have failed, and have been taken back.
-                    match outcome {
-                        Ok(()) if node.hub.is_member(seat, id, &room) => reply.ok(),
-                        _ => reply.refuse(&unavailable()),
-                    }
-                    drop(pending);
-                });
+                self.interest
+                    .confirm(&topic, move |outcome| then(outcome.map_err(|_| NotJoined::Unavailable)));
             }
             Joined::New => {
-                let (node, seat, id) = (Arc::clone(self), session.seat, session.id);
-                let rule = Arc::clone(&session.rule);
-                let undo = topic.clone();
+                let (node, of) = (Arc::clone(self), Arc::clone(session));
                 let first = self.interest.join(topic, move |outcome| {
-                    match outcome {
-                        Ok(()) => reply.ok(),
-                        Err(_) => {
-                            if node.hub.leave(seat, id, &room) && node.interest.leave(&undo) {
-                                rule.metrics.rooms.dec();
-                            }
-                            reply.refuse(&unavailable());
-                        }
+                    if outcome.is_err() {
+                        node.unjoin(&of, &room);
+                        return then(Err(NotJoined::Unavailable));
                     }
-                    drop(pending);
+                    let Some(stay) = of.stay(&room, &node.options.node) else { return then(Ok(())) };
+                    let registrar = Arc::clone(&node.registrar);
+                    registrar.enter(stay, move |outcome| {
+                        if outcome.is_err() {
+                            node.unjoin(&of, &room);
+                        }
+                        then(outcome.map_err(|_| NotJoined::Unavailable));
+                    });
                 });
                 if first {
                     session.rule.metrics.rooms.inc();
@@ -380,38 +478,60 @@ impl Inner {
         }
     }
 
-    pub(crate) fn leave(&self, session: &Session, room: &Room, reply: Reply) {
+    /// Takes a join back that did not come to hold.
+    fn unjoin(&self, session: &Session, room: &Room) {
         if self.hub.leave(session.seat, session.id, room) {
             self.left(session, room);
         }
-        reply.ok();
     }
 
-    /// Hands a publication to the broker and answers when it has been taken.
-    pub(crate) fn publish(&self, publication: Publication, id: MessageId, reply: Reply) {
+    pub(crate) fn leave(&self, session: &Session, room: &Room) {
+        if self.hub.leave(session.seat, session.id, room) {
+            self.left(session, room);
+        }
+    }
+
+    /// Hands a publication to the broker and answers when it has been taken. Whoever takes the session's place is
+    /// answered only after that.
+    pub(crate) fn publish(&self, deed: Deed, publication: Publication, id: MessageId, reply: Reply) {
         self.broker.publish(
             publication,
-            Done::call(move |outcome| match outcome {
-                Ok(()) => reply.ok_with(1, |out| {
-                    write::str(out, "id");
-                    write::str(out, id.as_str());
-                }),
-                Err(_) => reply.refuse(&unavailable()),
+            Done::call(move |outcome| {
+                match outcome {
+                    Ok(()) => reply.ok_with(1, |out| {
+                        write::str(out, "id");
+                        write::str(out, id.as_str());
+                    }),
+                    Err(_) => reply.refuse(&unavailable()),
+                }
+                drop(deed);
             }),
         );
     }
+
+    fn vitals(&self) -> Vitals {
+        let sessions = self.rules.iter().map(|rule| rule.metrics.sessions.get()).sum::<i64>();
+        Vitals {
+            connections: u64::try_from(self.open.load(Ordering::Acquire)).unwrap_or(u64::MAX),
+            sessions: u64::try_from(sessions).unwrap_or_default(),
+            draining: self.draining.load(Ordering::Acquire),
+            version: self.options.version.as_str().into(),
+        }
+    }
 }
 
-/// What becomes a session once it is seated.
-pub(crate) struct NewSession {
-    pub(crate) id: SessionId,
-    pub(crate) namespace: Namespace,
-    pub(crate) rule: Arc<Rule>,
-    pub(crate) identity: Identity,
-    pub(crate) memberships: [Membership; 2],
+/// Why a join does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotJoined {
+    /// The session is in as many rooms as it may be.
+    Full,
+    /// The session has ended.
+    Gone,
+    /// The broker or the registry cannot be reached.
+    Unavailable,
 }
 
-fn unavailable() -> Refusal {
+pub(crate) fn unavailable() -> Refusal {
     Refusal::new(ErrorCode::Unavailable, "the broker cannot be reached; the outcome is unknown")
 }
 
@@ -462,6 +582,7 @@ impl Node {
         self.0.stopped.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        self.0.registry.close().await;
         self.0.broker.close().await;
     }
 }

@@ -1,6 +1,9 @@
 //! The operations that clients may ask for: their arguments, their limits, their grants.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
 
 use tidegate_core::{EVENTS_RESERVED, ErrorCode, Flags, MessageId, Publication, Room, Rooms};
 use tidegate_msgpack::{Reader, Token, write};
@@ -11,14 +14,21 @@ use crate::clock::unix_ms;
 use crate::namespaces::Operation;
 use crate::node::Inner;
 use crate::options::Limits;
+use crate::presence::{self, Question};
 use crate::reply::{Refusal, Reply};
-use crate::session::Session;
+use crate::session::{Deed, Session};
 
 /// MessagePack's nil.
 const NIL: &[u8] = &[0xc0];
 
 /// The name of a publication's event when its publisher gives none.
 const EVENT_DEFAULT: &str = "message";
+
+/// How often a session's signs of life are written into the registry, in milliseconds.
+const SEEN_EVERY_MS: u64 = 10_000;
+
+/// Most users of one `presence { users }`; each costs the registry a look.
+const USERS_MAX: u32 = 100;
 
 /// One event of a client's, taken apart.
 pub(crate) struct Event<'a> {
@@ -47,45 +57,73 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Carries out one operation, or refuses it.
+/// Carries out one operation, or refuses it. What comes back must be over before the session does anything else.
 pub(crate) fn perform(
     node: &Arc<Inner>,
-    session: &Session,
+    session: &Arc<Session>,
     operation: Operation,
     mut event: Event<'_>,
+    deed: Deed,
     reply: Reply,
-) {
+) -> Option<BoxFuture<'static, ()>> {
     if !session.rule.operations.contains(operation) {
         let refusal = Refusal::new(ErrorCode::NotEnabled, "this operation is off in this namespace");
-        return reply.refuse(&refusal);
+        reply.refuse(&refusal);
+        return None;
     }
     let limits = &node.options.limits;
     let refusal = match operation {
         Operation::Join => match joinable(session, event.argument(), limits) {
-            Ok(room) => return node.join(session, room, reply),
+            Ok(room) => {
+                node.join(session, room, reply);
+                return None;
+            }
             Err(refusal) => refusal,
         },
         Operation::Leave => match leavable(session, event.argument(), limits) {
-            Ok(room) => return node.leave(session, &room, reply),
+            Ok(room) => {
+                node.leave(session, &room);
+                reply.ok();
+                return None;
+            }
             Err(refusal) => refusal,
         },
         Operation::Publish | Operation::Broadcast => {
             match outgoing(node, session, operation, event.argument()) {
-                Ok((publication, id)) => return node.publish(publication, id, reply),
+                Ok((publication, id)) => {
+                    node.publish(deed, publication, id, reply);
+                    return None;
+                }
                 Err(refusal) => refusal,
             }
         }
         Operation::Heartbeat => {
-            return reply.ok_with(1, |out| {
+            let now = unix_ms();
+            if now.saturating_sub(session.seen_at_ms.load(Ordering::Relaxed)) >= SEEN_EVERY_MS {
+                session.seen_at_ms.store(now, Ordering::Relaxed);
+                node.refresh(session);
+            }
+            reply.ok_with(1, |out| {
                 write::str(out, "ts");
-                write::uint(out, unix_ms());
+                write::uint(out, now);
             });
+            return None;
         }
-        Operation::Send | Operation::Online | Operation::Presence => {
+        Operation::Presence => match asked(session, event.argument(), limits) {
+            Ok(question) => {
+                let (registry, namespace) = (Arc::clone(&node.registry), session.namespace.clone());
+                let (session, broker) = (Arc::clone(session), Arc::clone(&node.broker));
+                let begin = move || session.begin(&broker);
+                return Some(presence::answer(registry, namespace, question, begin, reply).boxed());
+            }
+            Err(refusal) => refusal,
+        },
+        Operation::Send | Operation::Online => {
             Refusal::new(ErrorCode::NotEnabled, "this version has no such operation yet")
         }
     };
     reply.refuse(&refusal);
+    None
 }
 
 /// The room of `join`, checked against the session's grants.
@@ -137,6 +175,59 @@ fn room_argument<'a>(argument: Option<&'a [u8]>, limits: &Limits) -> Result<&'a 
         }
         _ => Err(Refusal::bad_request("room must be a string or { room }")),
     }
+}
+
+/// The argument of `presence`: `{ room }` or `{ users: [] }`, checked against the session's grants.
+fn asked(session: &Session, argument: Option<&[u8]>, limits: &Limits) -> Result<Question, Refusal> {
+    if !session.rule.presence {
+        return Err(Refusal::new(ErrorCode::NotEnabled, "presence is off in this namespace"));
+    }
+    let wanted = || Refusal::bad_request("the argument must be { room } or { users: [] }");
+    let grants = &session.identity.grants;
+    let mut reader = Reader::new(argument.unwrap_or(NIL));
+    let Ok(Token::Map(entries)) = reader.token() else { return Err(wanted()) };
+    let (mut room, mut users) = (None, None);
+    for _ in 0..entries {
+        let (key, value) = entry(&mut reader)?;
+        match key {
+            b"room" => room = Some(name_field("room", value, limits)?),
+            b"users" => users = Some(names_field("users", value, limits)?),
+            _ => {}
+        }
+    }
+    match (room, users) {
+        (Some(room), None) => {
+            if !grants.allows_join(room) {
+                return Err(forbidden("join", room));
+            }
+            Ok(Question::Room(Room::from(room)))
+        }
+        (None, Some(users)) => {
+            if let Some(user) = users.iter().find(|user| !grants.allows_send(user)) {
+                return Err(Refusal::new(ErrorCode::Forbidden, format!("no grant to send to user {user:?}")));
+            }
+            Ok(Question::Users(users))
+        }
+        _ => Err(wanted()),
+    }
+}
+
+fn names_field(field: &'static str, value: &[u8], limits: &Limits) -> Result<Vec<Arc<str>>, Refusal> {
+    let mut reader = Reader::new(value);
+    let count =
+        reader.array().map_err(|_| Refusal::bad_request(format!("{field} must be a list of strings")))?;
+    if count > USERS_MAX {
+        let message = format!("{field} has {count} entries, at most {USERS_MAX} are allowed");
+        return Err(Refusal::new(ErrorCode::TooLarge, message));
+    }
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for _ in 0..count {
+        let name = name_field(field, reader.value().map_err(malformed)?, limits)?;
+        if !names.iter().any(|known| **known == *name) {
+            names.push(name.into());
+        }
+    }
+    Ok(names)
 }
 
 fn malformed(_: tidegate_msgpack::Error) -> Refusal {

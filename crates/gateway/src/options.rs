@@ -83,7 +83,7 @@ pub struct Limits {
     pub connections_per_ip_max: usize,
 }
 
-/// The pulse's timing. `3 x interval < fence_after < lease_ttl`.
+/// The pulse's timing. `3 x interval < fence_after < lease_ttl`, `3 x lease_renew <= lease_ttl`.
 #[derive(Clone, Debug)]
 pub struct PulseOptions {
     /// From one pulse to the next.
@@ -92,6 +92,10 @@ pub struct PulseOptions {
     pub fence_after: Duration,
     /// How long the node's lease outlives its last renewal.
     pub lease_ttl: Duration,
+    /// How often the node looks for dead nodes to take over from, and tends what it has in the registry.
+    pub lease_renew: Duration,
+    /// How long what arrives while the node is deaf may be held.
+    pub hold: Duration,
 }
 
 /// How a node goes away.

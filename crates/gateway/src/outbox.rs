@@ -509,6 +509,11 @@ impl Outbox {
     }
 
     /// Why the connection must end, once it must.
+    /// Whether the client is on a WebSocket now.
+    pub(crate) fn is_websocket(&self) -> bool {
+        matches!(self.state.lock().transport, Transport::WebSocket { .. })
+    }
+
     pub(crate) fn closed(&self) -> Option<DisconnectReason> {
         self.state.lock().closed
     }

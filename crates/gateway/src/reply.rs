@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use tidegate_core::{ErrorCode, Namespace};
+use tidegate_core::ErrorCode;
 use tidegate_msgpack::write;
-use tidegate_protocol::socketio::{self, Parser};
+use tidegate_protocol::socketio;
 
 use crate::message::Message;
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
+use crate::session::Session;
 
 /// Why an event was refused: for the peer, so it names the field and the limit.
 #[derive(Debug)]
@@ -30,9 +30,7 @@ impl Refusal {
 
 /// Where the answer goes. It can be given from any task, long after the event.
 pub(crate) struct Reply {
-    pub(crate) outbox: Arc<Outbox>,
-    pub(crate) parser: Parser,
-    pub(crate) namespace: Namespace,
+    pub(crate) session: Arc<Session>,
     pub(crate) id: Option<u64>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) operation: &'static str,
@@ -77,12 +75,13 @@ impl Reply {
 
     fn send(&self, argument: impl FnOnce(&mut Vec<u8>)) {
         let Some(id) = self.id else { return };
+        let Session { parser, namespace, outbox, .. } = &*self.session;
         let mut data = Vec::with_capacity(64);
         write::array(&mut data, 1);
         argument(&mut data);
-        match socketio::encode::ack(self.parser, self.namespace.as_str(), id, &data) {
+        match socketio::encode::ack(*parser, namespace.as_str(), id, &data) {
             Ok(encoded) => {
-                self.outbox.push(&Message::packet(encoded, false));
+                outbox.push(&Message::packet(encoded, false));
             }
             Err(error) => tracing::error!(%error, "failed to encode an acknowledgement"),
         }

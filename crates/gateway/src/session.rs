@@ -1,31 +1,97 @@
 //! One session: a client in one namespace.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tidegate_core::{Namespace, Room, SessionId, Topic};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tidegate_core::registry::{self, Evicted, Gone, OnDuplicate, Place, Policy, Stay, Transport};
+use tidegate_core::{Broker, ClaimId, Namespace, NodeId, Room, SessionId, Topic};
+use tidegate_protocol::socketio::Parser;
 
 use crate::auth::{EXPIRY_LEEWAY_S, Identity};
 use crate::hub::Seat;
 use crate::interest::Interest;
 use crate::metrics::NamespaceMetrics;
 use crate::namespaces::Operations;
+use crate::outbox::Outbox;
 
 /// What all sessions of one configured namespace share.
 pub(crate) struct Rule {
     pub(crate) operations: Operations,
+    pub(crate) policy: Policy,
+    pub(crate) on_duplicate: OnDuplicate,
+    /// Whether who is here is told and can be asked.
+    pub(crate) presence: bool,
     pub(crate) metrics: Arc<NamespaceMetrics>,
 }
 
-/// A client in one namespace.
+/// A claim that was made, and its place in the order of claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) claim: ClaimId,
+    pub(crate) epoch: u64,
+}
+
+/// A client in one namespace. Its connection acts for it; whoever evicts it may be any task.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) namespace: Namespace,
     pub(crate) rule: Arc<Rule>,
     pub(crate) seat: Seat,
     pub(crate) identity: Identity,
+    pub(crate) parser: Parser,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Its claim to its user's place; anonymous sessions claim none.
+    pub(crate) holding: Option<Holding>,
+    pub(crate) connected_at_ms: u64,
+    /// The last sign of life by `heartbeat`, in Unix milliseconds; 0 before the first.
+    pub(crate) seen_at_ms: AtomicU64,
+    over: AtomicBool,
+    life: Mutex<Life>,
+}
+
+/// What must be one step: whether the session may act, and what it is in the middle of.
+#[derive(Default)]
+struct Life {
+    /// Deeds begun and not yet answered.
+    deeds: u32,
+    evicted: Option<Evicted>,
+    /// Who waits to hear that the session is silent.
+    confirms: SmallVec<[(NodeId, ClaimId); 1]>,
+}
+
+/// What a session is made of beside what the hub gives it.
+pub(crate) struct Parts {
+    pub(crate) id: SessionId,
+    pub(crate) namespace: Namespace,
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) identity: Identity,
+    pub(crate) parser: Parser,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) holding: Option<Holding>,
+    pub(crate) connected_at_ms: u64,
 }
 
 impl Session {
+    pub(crate) fn new(seat: Seat, parts: Parts) -> Self {
+        let Parts { id, namespace, rule, identity, parser, outbox, holding, connected_at_ms } = parts;
+        Self {
+            id,
+            namespace,
+            rule,
+            seat,
+            identity,
+            parser,
+            outbox,
+            holding,
+            connected_at_ms,
+            seen_at_ms: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+            life: Mutex::default(),
+        }
+    }
+
     /// When the session must end, in Unix milliseconds.
     pub(crate) fn expires_unix_ms(&self) -> Option<u64> {
         self.identity.expires_at.map(|seconds| seconds.saturating_add(EXPIRY_LEEWAY_S).saturating_mul(1_000))
@@ -34,6 +100,129 @@ impl Session {
     /// The room that holds only this session.
     pub(crate) fn own_room(&self) -> Room {
         Room::from(self.id.as_str())
+    }
+
+    /// Whether the session has ended, for whatever reason.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Why the session was evicted, if it was.
+    pub(crate) fn evicted(&self) -> Option<Evicted> {
+        if !self.is_over() {
+            return None;
+        }
+        self.life.lock().evicted.clone()
+    }
+
+    /// Begins something that will be acknowledged or reach others. Nothing, once the session has ended; and whoever
+    /// evicts it meanwhile hears that it is silent only when the deed is done.
+    pub(crate) fn begin(self: &Arc<Self>, broker: &Arc<dyn Broker>) -> Option<Deed> {
+        let mut life = self.life.lock();
+        if self.is_over() {
+            return None;
+        }
+        life.deeds += 1;
+        Some(Deed { session: Arc::clone(self), broker: Arc::clone(broker) })
+    }
+
+    /// Ends the session. Returns whether it had not ended before.
+    pub(crate) fn finish(&self) -> bool {
+        let _life = self.life.lock();
+        !self.over.swap(true, Ordering::AcqRel)
+    }
+
+    /// Ends the session by eviction. Returns whether it had not ended before; [`Session::settle`] is owed in any case.
+    pub(crate) fn evict(&self, evicted: Evicted, confirm: Option<(NodeId, ClaimId)>) -> bool {
+        let mut life = self.life.lock();
+        let first = !self.over.swap(true, Ordering::AcqRel);
+        if first {
+            life.evicted = Some(evicted);
+        }
+        life.confirms.extend(confirm);
+        first
+    }
+
+    /// Tells those who wait that the session is silent, once it is.
+    pub(crate) fn settle(&self, broker: &Arc<dyn Broker>) {
+        let confirms = {
+            let mut life = self.life.lock();
+            if life.deeds > 0 || !self.is_over() {
+                return;
+            }
+            std::mem::take(&mut life.confirms)
+        };
+        for (node, claim) in confirms {
+            broker.confirm(node, claim, self.id);
+        }
+    }
+
+    /// The place of the session's user, if it has one.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let user = Arc::clone(self.identity.user.as_ref()?);
+        Some(Place { namespace: self.namespace.clone(), user })
+    }
+
+    /// The claim as the registry is asked about it.
+    pub(crate) fn claim(&self) -> Option<registry::Claim> {
+        let holding = self.holding?;
+        Some(registry::Claim {
+            place: self.place()?,
+            session: self.id,
+            id: holding.claim,
+            epoch: holding.epoch,
+            device: Arc::clone(&self.identity.device),
+            transport: self.transport(),
+            policy: self.rule.policy,
+            on_duplicate: self.rule.on_duplicate,
+        })
+    }
+
+    pub(crate) fn gone(&self) -> Option<Gone> {
+        Some(Gone { place: self.place()?, session: self.id, claim: self.holding?.claim })
+    }
+
+    /// The session's stay in `room`, where the namespace keeps presence and the session has a user.
+    pub(crate) fn stay(&self, room: &Room, node: &NodeId) -> Option<Stay> {
+        if !self.rule.presence {
+            return None;
+        }
+        Some(Stay {
+            namespace: self.namespace.clone(),
+            room: room.clone(),
+            user: Arc::clone(self.identity.user.as_ref()?),
+            device: Arc::clone(&self.identity.device),
+            session: self.id,
+            node: node.clone(),
+        })
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        transport(&self.outbox)
+    }
+}
+
+/// What the client of `outbox` speaks over now.
+pub(crate) fn transport(outbox: &Outbox) -> Transport {
+    if outbox.is_websocket() { Transport::WebSocket } else { Transport::Polling }
+}
+
+/// Something a session has begun, until it is answered.
+pub(crate) struct Deed {
+    session: Arc<Session>,
+    broker: Arc<dyn Broker>,
+}
+
+impl Drop for Deed {
+    fn drop(&mut self) {
+        let last = {
+            let mut life = self.session.life.lock();
+            life.deeds -= 1;
+            life.deeds == 0 && !life.confirms.is_empty()
+        };
+        if last {
+            self.session.settle(&self.broker);
+        }
     }
 }
 

@@ -117,6 +117,9 @@ impl Connection {
                 Some(Input::Upgraded { read, write, binary, unread }) => {
                     self.upgrade(read, unread);
                     self.outbox.upgrade(write, binary, &Message::engine("6"));
+                    for session in &self.sessions {
+                        self.node.refresh(session);
+                    }
                     Poll::Ready(Ok(()))
                 }
             },

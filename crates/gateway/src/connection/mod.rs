@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tidegate_core::registry::{EvictReason, Evicted};
 use tidegate_core::{DisconnectReason, Namespace};
 use tidegate_msgpack::write;
 use tidegate_protocol::engineio::{Beat, Heartbeat};
@@ -70,7 +71,7 @@ pub(crate) struct Connection {
     link: Link,
     shard: u32,
     packets: socketio::Decoder,
-    sessions: Vec<Session>,
+    sessions: Vec<Arc<Session>>,
     heartbeat: Heartbeat,
     /// When the connection is closed for want of a namespace; gone with the first one joined.
     connect_deadline_ms: Option<u64>,
@@ -91,6 +92,25 @@ pub(crate) struct Connection {
     /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
     deferred: Option<Box<Packet>>,
     _admitted: Admitted,
+}
+
+/// `["evicted", { reason, by?: { device, node, ts } }]`.
+fn write_evicted(data: &mut Vec<u8>, evicted: &Evicted) {
+    write::array(data, 2);
+    write::str(data, "evicted");
+    write::map(data, 1 + u32::from(evicted.by.is_some()));
+    write::str(data, "reason");
+    write::str(data, evicted.reason.as_str());
+    if let Some(by) = &evicted.by {
+        write::str(data, "by");
+        write::map(data, 3);
+        write::str(data, "device");
+        write::str(data, &by.device);
+        write::str(data, "node");
+        write::str(data, by.node.as_str());
+        write::str(data, "ts");
+        write::uint(data, by.ts);
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -194,6 +214,7 @@ impl Connection {
             }
             next = next.min(deadline);
         }
+        self.tell_evicted();
         if let Some(expires_ms) = self.expire(now) {
             next = next.min(expires_ms);
         }
@@ -229,30 +250,38 @@ impl Connection {
         }
         let unix = unix_ms();
         let expired =
-            |session: &Session| session.expires_unix_ms().is_some_and(|expires_ms| expires_ms <= unix);
-        while let Some(index) = self.sessions.iter().position(expired) {
-            self.evict(index, "expired");
+            |session: &&Arc<Session>| session.expires_unix_ms().is_some_and(|expires_ms| expires_ms <= unix);
+        for session in self.sessions.iter().filter(expired) {
+            self.node.end(session, Evicted { reason: EvictReason::Expired, by: None }, None);
         }
-        let next = self.sessions.iter().filter_map(Session::expires_unix_ms).min();
+        self.tell_evicted();
+        let next = self.sessions.iter().filter_map(|session| session.expires_unix_ms()).min();
         next.map(|expires_ms| now + (expires_ms - unix))
     }
 
-    /// Tells the client why and ends the session in its namespace.
-    fn evict(&mut self, index: usize, reason: &'static str) {
-        let session = self.sessions.swap_remove(index);
-        self.node.disconnect(&session, DisconnectReason::ServerNamespaceDisconnect);
-        self.node.metrics.evicted(reason);
+    /// Tells the client of every session that was evicted.
+    fn tell_evicted(&mut self) {
+        while let Some(index) = self.sessions.iter().position(|session| session.is_over()) {
+            let session = self.sessions.swap_remove(index);
+            match session.evicted() {
+                Some(evicted) => self.tell_one_evicted(&session, &evicted),
+                // Only the connection ends sessions in another way, and forgets them in that moment.
+                None => {
+                    tracing::error!(session = %session.id, "a session ended and its connection was not told")
+                }
+            }
+        }
+    }
+
+    /// Tells the client why, and that the session has ended in its namespace. Official clients then stay away.
+    fn tell_one_evicted(&mut self, session: &Session, evicted: &Evicted) {
         if self.ended.len() == ENDED_MAX {
             self.ended.remove(0);
         }
         self.ended.push(session.namespace.clone());
         let Some(parser) = self.packets.parser() else { return };
         let mut data = Vec::new();
-        write::array(&mut data, 2);
-        write::str(&mut data, "evicted");
-        write::map(&mut data, 1);
-        write::str(&mut data, "reason");
-        write::str(&mut data, reason);
+        write_evicted(&mut data, evicted);
         let namespace = session.namespace.as_str();
         match socketio::encode::event(parser, namespace, None, &data) {
             Ok(encoded) => {

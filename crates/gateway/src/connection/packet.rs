@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 
-use tidegate_core::{DisconnectReason, Namespace, SessionId, broker};
+use tidegate_core::{DisconnectReason, Namespace, SessionId};
 use tidegate_msgpack::write;
 use tidegate_protocol::socketio::{self, Packet, Parser};
 
 use super::{Connection, Exit, SESSIONS_MAX};
+use crate::enrolment::{Enrolled, Entrant, Turned};
 use crate::message::Message;
 use crate::namespaces::Operation;
-use crate::node::NewSession;
 use crate::operation::{self, Event};
 use crate::reply::{Refusal, Reply};
 use tidegate_core::ErrorCode;
+use tokio::time::Instant;
 
 /// What a connection waited for.
 pub(crate) enum Resume {
-    /// The subscriptions of a new session, or why there are none.
-    Connect(Result<NewSession, broker::Error>),
+    /// A client that may be seated in a namespace, or why it may not.
+    Connect(Namespace, Result<Enrolled, Turned>),
+    /// A packet that was held while the node was deaf, and may be looked at now.
+    Packet(Packet),
     /// Room in a queue.
     Input,
 }
@@ -57,6 +60,10 @@ impl Connection {
             (Packet::Connect { namespace, auth }, None) => self.on_connect(namespace, auth.as_deref()),
             (packet @ Packet::Event { .. }, Some(_)) if !self.outbox.is_joined() && !is_join(&packet) => {
                 self.deferred = Some(Box::new(packet));
+                Ok(())
+            }
+            (packet @ Packet::Event { .. }, Some(_)) if self.must_hold() => {
+                self.hold(packet);
                 Ok(())
             }
             (Packet::Event { id, data, .. }, Some(index)) => self.on_event(index, id, &data),
@@ -104,43 +111,43 @@ impl Connection {
             // A client never retries after a CONNECT_ERROR; after a closed transport it does.
             return Err(Exit::because(DisconnectReason::ForcedClose));
         }
-        let id = SessionId::random();
-        let subscribed = self.node.subscribe_session(&namespace, id);
-        self.busy = Some(Box::pin(async move {
-            Resume::Connect(subscribed.await.map(|memberships| NewSession {
-                id,
-                namespace,
-                rule,
-                identity,
-                memberships,
-            }))
-        }));
+        let entrant = Entrant { id: SessionId::random(), namespace: namespace.clone(), rule, identity };
+        let enrolled = self.node.enrol(entrant, &self.outbox);
+        self.busy = Some(Box::pin(async move { Resume::Connect(namespace, enrolled.await) }));
         Ok(())
     }
 
     pub(super) fn resume(&mut self, resume: Resume) -> Result<(), Exit> {
         match resume {
             Resume::Input => Ok(()),
-            Resume::Connect(Err(error)) => {
-                tracing::debug!(%error, "failed to subscribe a session");
+            Resume::Packet(packet) => self.on_packet(packet),
+            Resume::Connect(_, Err(Turned::Unavailable)) => {
+                tracing::debug!("failed to enrol a session");
                 Err(Exit::because(DisconnectReason::ForcedClose))
             }
-            Resume::Connect(Ok(new)) => self.connected(new),
+            Resume::Connect(namespace, Err(Turned::Taken)) => {
+                let message = "another session of this user is connected, and the policy keeps it";
+                self.refuse_connect(&namespace, message, Some(ErrorCode::DuplicateSession))
+            }
+            Resume::Connect(_, Ok(enrolled)) => self.connected(enrolled),
         }
     }
 
-    fn connected(&mut self, new: NewSession) -> Result<(), Exit> {
+    fn connected(&mut self, enrolled: Enrolled) -> Result<(), Exit> {
         let parser = self.parser()?;
-        if self.is_joined(&new.namespace) || !self.node.may_connect() {
+        let Entrant { id, namespace, .. } = &enrolled.entrant;
+        // Deaf in between, the node may have missed that the newcomer was displaced in its turn.
+        if self.is_joined(namespace) || !self.node.may_connect() || self.node.pulse.lapse() != enrolled.lapse
+        {
             return Err(Exit::because(DisconnectReason::ForcedClose));
         }
         let mut data = Vec::with_capacity(32);
         write::map(&mut data, 1);
         write::str(&mut data, "sid");
-        write::str(&mut data, new.id.as_str());
-        let connected = socketio::encode::connect(parser, new.namespace.as_str(), Some(&data));
+        write::str(&mut data, id.as_str());
+        let connected = socketio::encode::connect(parser, namespace.as_str(), Some(&data));
         let connected = self.encoded(connected)?;
-        let session = self.node.connect(self.shard, &self.outbox, parser, &connected, new);
+        let session = self.node.connect(self.shard, &self.outbox, parser, &connected, enrolled);
         if self.connect_deadline_ms.take().is_some() {
             self.lift_unauthenticated_bound();
         }
@@ -188,7 +195,6 @@ impl Connection {
     }
 
     fn on_event(&mut self, index: usize, id: Option<u64>, data: &[u8]) -> Result<(), Exit> {
-        let parser = self.parser()?;
         let Ok(event) = Event::read(data) else {
             return Err(Exit::because(DisconnectReason::ForcedClose));
         };
@@ -199,9 +205,7 @@ impl Connection {
         let session = &self.sessions[index];
         session.rule.metrics.messages_received.inc();
         let reply = Reply {
-            outbox: Arc::clone(&self.outbox),
-            parser,
-            namespace: session.namespace.clone(),
+            session: Arc::clone(session),
             id,
             metrics: Arc::clone(&self.node.metrics),
             operation: operation.map_or("event", Operation::as_str),
@@ -217,8 +221,23 @@ impl Connection {
             ));
             return Ok(());
         }
+        if self.node.pulse.check(Instant::now()).is_err() {
+            // Held for as long as anything may be; nobody can say now whether this session still has its place.
+            reply.refuse(&Refusal::new(ErrorCode::Unavailable, "this node does not hear the cluster"));
+            return Ok(());
+        }
+        // Whoever takes this session's place is answered when what is begun here is done.
+        let Some(deed) = session.begin(&self.node.broker) else { return Ok(()) };
         match operation {
-            Some(operation) => operation::perform(&self.node, session, operation, event, reply),
+            Some(operation) => {
+                let answer = operation::perform(&self.node, session, operation, event, deed, reply);
+                if let Some(answer) = answer {
+                    self.busy = Some(Box::pin(async move {
+                        answer.await;
+                        Resume::Input
+                    }));
+                }
+            }
             None => reply.refuse(&Refusal::new(
                 ErrorCode::NoHandler,
                 "no operation has this name, and no backend is configured",
@@ -226,6 +245,23 @@ impl Connection {
         }
         self.hold_back();
         Ok(())
+    }
+
+    /// Whether an event must wait: the node is deaf, and has not been for long.
+    fn must_hold(&self) -> bool {
+        let now = Instant::now();
+        self.node.pulse.check(now).is_err() && now < self.node.pulse.hold_until(now)
+    }
+
+    /// Holds an event, and with it everything behind it, until the node hears again or has been deaf for too long.
+    /// Nothing more is read meanwhile, so that what is held is bounded by the sizes of a message and a socket.
+    fn hold(&mut self, packet: Packet) {
+        let node = Arc::clone(&self.node);
+        self.busy = Some(Box::pin(async move {
+            // Either way the packet is looked at again, and refused if need be.
+            let _ = node.pulse.held().await;
+            Resume::Packet(packet)
+        }));
     }
 
     /// Reads no more from a client while the queues that its events go to are filling up.

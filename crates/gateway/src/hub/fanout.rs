@@ -9,16 +9,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tidegate_core::Publication;
+use tidegate_core::{DisconnectReason, Publication};
 use tidegate_protocol::socketio::{self, Parser};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::shard::Shard;
 use super::{Hub, Receiver};
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Pushed};
+use crate::pulse::Pulse;
 
 /// Most publications of one batch. Bounds how long the first of a batch waits for its flush.
 const BATCH_MAX: usize = 64;
@@ -156,12 +158,26 @@ impl Queue {
     }
 }
 
+impl Shard {
+    /// Closes the transports of those who would have received a publication and cannot; they come back elsewhere.
+    /// Returns how many.
+    pub(super) fn send_away(&self, job: &Job) -> usize {
+        let mut receivers = Vec::new();
+        self.state.lock().receivers(&job.publication, &mut receivers);
+        for receiver in &receivers {
+            receiver.outbox.close(DisconnectReason::ForcedClose);
+        }
+        receivers.len()
+    }
+}
+
 impl Hub {
     /// Serves one shard until `shutdown`. Nothing in it can fail; without it the shard's members would receive
     /// nothing, so it ends only with the node.
     pub(crate) async fn run_shard(
         self: Arc<Self>,
         index: usize,
+        pulse: Arc<Pulse>,
         metrics: Arc<Metrics>,
         shutdown: CancellationToken,
     ) {
@@ -173,6 +189,22 @@ impl Hub {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = shard.queue.take(&mut jobs) => {}
+            }
+            // Looked at after the publications were taken: what is delivered was received by a node that was fresh, or
+            // by one that has checked its sessions since.
+            if pulse.check(Instant::now()).is_err() {
+                let held = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    held = pulse.held() => held,
+                };
+                if held.is_err() {
+                    for job in jobs.drain(..) {
+                        let closed = shard.send_away(&job);
+                        metrics.dropped("deaf", u64::from(closed > 0));
+                        job.finished(&metrics);
+                    }
+                    continue;
+                }
             }
             let alone = jobs.len() == 1;
             let mut since_yield = 0;

@@ -8,17 +8,20 @@
 mod fanout;
 mod shard;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tidegate_core::{Namespace, Room, SessionId};
+use tidegate_core::{Namespace, Room, Rooms, SessionId};
 use tidegate_protocol::socketio::Parser;
+use tokio::time::Instant;
 
 pub(crate) use fanout::Job;
 use shard::Shard;
 
-use crate::metrics::NamespaceMetrics;
 use crate::outbox::Outbox;
+use crate::pulse::Pulse;
+use crate::session::Session;
 
 /// Where a session sits. Valid until it is removed; who comes later with the same seat has another session id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +76,48 @@ impl Hub {
     }
 
     /// Seats a session. From now on it is in the room of its own id and in its namespace.
-    pub(crate) fn insert(
-        &self,
-        shard: u32,
-        id: SessionId,
-        namespace: &Namespace,
-        metrics: &Arc<NamespaceMetrics>,
-        outbox: &Arc<Outbox>,
-        parser: Parser,
-    ) -> Seat {
-        let slot = self.shard(shard).state.lock().insert(id, namespace, metrics, outbox, parser);
-        Seat { shard, slot }
+    pub(crate) fn insert(&self, shard: u32, make: impl FnOnce(Seat) -> Session) -> Arc<Session> {
+        self.shard(shard).state.lock().insert(shard, make)
+    }
+
+    /// The session of that id, wherever it sits.
+    pub(crate) fn find(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.shards.iter().find_map(|shard| shard.state.lock().find(id).cloned())
+    }
+
+    /// Every session. Shard by shard: one that comes or goes meanwhile may be in it or not.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.state.lock().sessions().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// The sessions that a publication to `rooms` without `except` would reach.
+    pub(crate) fn select(&self, namespace: &Namespace, rooms: &Rooms, except: &Rooms) -> Vec<Arc<Session>> {
+        let mut receivers = Vec::new();
+        self.shards
+            .iter()
+            .flat_map(|shard| {
+                receivers.clear();
+                let state = shard.state.lock();
+                state.select(namespace, rooms, except, &mut receivers);
+                state.sessions_of(&receivers)
+            })
+            .collect()
+    }
+
+    /// The rooms a session is in, its own apart.
+    pub(crate) fn rooms_of(&self, session: &Session) -> Vec<Room> {
+        self.shard(session.seat.shard).state.lock().rooms_of(session)
+    }
+
+    /// The rooms of a namespace with a member here, each socket's own apart.
+    pub(crate) fn rooms(&self, namespace: &Namespace) -> BTreeSet<Room> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.state.lock().rooms(namespace).cloned().collect::<Vec<_>>())
+            .collect()
     }
 
     /// Removes a session and returns the rooms it was in, its own apart.
@@ -105,10 +139,17 @@ impl Hub {
         self.shard(seat.shard).state.lock().leave(seat.slot, id, room)
     }
 
-    /// Hands a publication to every shard. Returns how many had no room for it.
-    pub(crate) fn dispatch(&self, job: Job) -> usize {
+    /// Hands a publication to every shard. Returns how many had no room for it. While the node is deaf, its receivers
+    /// there are sent away, since they would miss it and nobody could tell them.
+    pub(crate) fn dispatch(&self, job: Job, pulse: &Pulse) -> usize {
         let job = Arc::new(job);
-        self.shards.iter().filter(|shard| !shard.queue.push(Arc::clone(&job))).count()
+        let full = self.shards.iter().filter(|shard| !shard.queue.push(Arc::clone(&job)));
+        full.inspect(|shard| {
+            if pulse.check(Instant::now()).is_err() {
+                shard.send_away(&job);
+            }
+        })
+        .count()
     }
 
     /// Resolves once every shard's queue is short enough for more, or nothing if it is.

@@ -9,13 +9,12 @@ use foldhash::HashMap;
 use foldhash::HashMapExt as _;
 use parking_lot::Mutex;
 use slab::Slab;
-use tidegate_core::{Namespace, Publication, Room, SessionId};
-use tidegate_protocol::socketio::Parser;
+use tidegate_core::{Namespace, Publication, Room, Rooms, SessionId};
 
 use super::fanout::Queue;
-use super::{Joined, Receiver};
+use super::{Joined, Receiver, Seat};
 use crate::metrics::NamespaceMetrics;
-use crate::outbox::Outbox;
+use crate::session::Session;
 
 pub(super) struct Shard {
     pub(super) state: Mutex<State>,
@@ -42,10 +41,7 @@ struct Local {
 }
 
 struct Member {
-    id: SessionId,
-    namespace: Namespace,
-    parser: Parser,
-    outbox: Arc<Outbox>,
+    session: Arc<Session>,
     all_position: u32,
     rooms: Vec<(Room, u32)>,
 }
@@ -91,35 +87,54 @@ impl State {
         Self { sessions: Slab::new(), by_id: HashMap::new(), namespaces: HashMap::new() }
     }
 
-    pub(super) fn insert(
-        &mut self,
-        id: SessionId,
-        namespace: &Namespace,
-        metrics: &Arc<NamespaceMetrics>,
-        outbox: &Arc<Outbox>,
-        parser: Parser,
-    ) -> u32 {
-        let local = self.namespaces.entry(namespace.clone()).or_insert_with(|| Local {
-            metrics: Arc::clone(metrics),
+    /// Seats the session that `make` makes of its seat.
+    pub(super) fn insert(&mut self, shard: u32, make: impl FnOnce(Seat) -> Session) -> Arc<Session> {
+        let vacant = self.sessions.vacant_entry();
+        let slot = position(vacant.key());
+        let session = Arc::new(make(Seat { shard, slot }));
+        let local = self.namespaces.entry(session.namespace.clone()).or_insert_with(|| Local {
+            metrics: Arc::clone(&session.rule.metrics),
             all: Vec::new(),
             rooms: HashMap::new(),
         });
-        let member = Member {
-            id,
-            namespace: namespace.clone(),
-            parser,
-            outbox: Arc::clone(outbox),
-            all_position: position(local.all.len()),
-            rooms: Vec::new(),
-        };
-        let slot = position(self.sessions.insert(member));
-        local.all.push(Receiver { outbox: Arc::clone(outbox), slot, parser });
-        self.by_id.insert(id, slot);
-        slot
+        let all_position = position(local.all.len());
+        vacant.insert(Member { session: Arc::clone(&session), all_position, rooms: Vec::new() });
+        local.all.push(Receiver { outbox: Arc::clone(&session.outbox), slot, parser: session.parser });
+        self.by_id.insert(session.id, slot);
+        session
+    }
+
+    /// The session of that id.
+    pub(super) fn find(&self, id: SessionId) -> Option<&Arc<Session>> {
+        let slot = self.by_id.get(&id)?;
+        self.sessions.get(index(*slot)).map(|member| &member.session)
+    }
+
+    /// Every session of the shard.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions.iter().map(|(_, member)| &member.session)
+    }
+
+    /// The sessions of the slots of `receivers`, which were taken under the same lock.
+    pub(super) fn sessions_of(&self, receivers: &[Receiver]) -> Vec<Arc<Session>> {
+        let members = receivers.iter().filter_map(|receiver| self.sessions.get(index(receiver.slot)));
+        members.map(|member| Arc::clone(&member.session)).collect()
+    }
+
+    /// The rooms of a session, its own apart.
+    pub(super) fn rooms_of(&self, session: &Session) -> Vec<Room> {
+        let member = self.sessions.get(index(session.seat.slot));
+        let member = member.filter(|member| member.session.id == session.id);
+        member.map_or_else(Vec::new, |member| member.rooms.iter().map(|(room, _)| room.clone()).collect())
+    }
+
+    /// The rooms of a namespace, each socket's own apart.
+    pub(super) fn rooms(&self, namespace: &Namespace) -> impl Iterator<Item = &Room> {
+        self.namespaces.get(namespace).into_iter().flat_map(|local| local.rooms.keys())
     }
 
     fn member(&mut self, slot: u32, id: SessionId) -> Option<&mut Member> {
-        self.sessions.get_mut(index(slot)).filter(|member| member.id == id)
+        self.sessions.get_mut(index(slot)).filter(|member| member.session.id == id)
     }
 
     pub(super) fn remove(&mut self, slot: u32, id: SessionId) -> Vec<Room> {
@@ -128,7 +143,8 @@ impl State {
         }
         let member = self.sessions.remove(index(slot));
         self.by_id.remove(&id);
-        let Some(local) = self.namespaces.get_mut(&member.namespace) else { return Vec::new() };
+        let namespace = &member.session.namespace;
+        let Some(local) = self.namespaces.get_mut(namespace) else { return Vec::new() };
         local.all.swap_remove(index(member.all_position));
         if let Some(moved) = local.all.get(index(member.all_position)) {
             self.sessions[index(moved.slot)].all_position = member.all_position;
@@ -137,14 +153,14 @@ impl State {
             remove_from_room(local, &mut self.sessions, room, *at);
         }
         if local.all.is_empty() {
-            self.namespaces.remove(&member.namespace);
+            self.namespaces.remove(namespace);
         }
         member.rooms.into_iter().map(|(room, _)| room).collect()
     }
 
     pub(super) fn join(&mut self, slot: u32, id: SessionId, room: &Room, rooms_max: usize) -> Joined {
         let Self { sessions, namespaces, .. } = self;
-        let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.id == id) else {
+        let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.session.id == id) else {
             return Joined::Gone;
         };
         if room.as_str() == id.as_str() || member.rooms.iter().any(|(joined, _)| joined == room) {
@@ -153,10 +169,11 @@ impl State {
         if member.rooms.len() >= rooms_max {
             return Joined::Full;
         }
-        let Some(local) = namespaces.get_mut(&member.namespace) else { return Joined::Gone };
+        let session = &member.session;
+        let Some(local) = namespaces.get_mut(&session.namespace) else { return Joined::Gone };
         let members = local.rooms.entry(room.clone()).or_default();
         member.rooms.push((room.clone(), position(members.len())));
-        members.push(Receiver { outbox: Arc::clone(&member.outbox), slot, parser: member.parser });
+        members.push(Receiver { outbox: Arc::clone(&session.outbox), slot, parser: session.parser });
         Joined::New
     }
 
@@ -169,12 +186,12 @@ impl State {
 
     pub(super) fn leave(&mut self, slot: u32, id: SessionId, room: &Room) -> bool {
         let Self { sessions, namespaces, .. } = self;
-        let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.id == id) else {
+        let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.session.id == id) else {
             return false;
         };
         let Some(found) = member.rooms.iter().position(|(joined, _)| joined == room) else { return false };
         let (room, at) = member.rooms.swap_remove(found);
-        if let Some(local) = namespaces.get_mut(&member.namespace) {
+        if let Some(local) = namespaces.get_mut(&member.session.namespace) {
             remove_from_room(local, sessions, &room, at);
         }
         true
@@ -186,13 +203,26 @@ impl State {
         publication: &Publication,
         out: &mut Vec<Receiver>,
     ) -> Option<Arc<NamespaceMetrics>> {
-        let local = self.namespaces.get(&publication.namespace)?;
+        let Publication { namespace, rooms, except, .. } = publication;
+        self.select(namespace, rooms, except, out)
+    }
+
+    /// Appends every member of any of `rooms`, or of the whole namespace when there are none, to `out`, each once and
+    /// without the members of `except`; returns the namespace's metrics.
+    pub(super) fn select(
+        &self,
+        namespace: &Namespace,
+        rooms: &Rooms,
+        except: &Rooms,
+        out: &mut Vec<Receiver>,
+    ) -> Option<Arc<NamespaceMetrics>> {
+        let local = self.namespaces.get(namespace)?;
         let before = out.len();
-        let excluded = self.excluded(local, publication);
+        let excluded = self.excluded(local, except);
         let mut take = |members: &[Receiver]| {
             out.extend(members.iter().filter(|receiver| !excluded.contains(receiver.slot)).cloned());
         };
-        match publication.rooms.as_slice() {
+        match rooms.as_slice() {
             [] => take(&local.all),
             [room] => take(self.room(local, room).as_slice()),
             rooms => {
@@ -208,9 +238,9 @@ impl State {
         Some(Arc::clone(&local.metrics))
     }
 
-    fn excluded(&self, local: &Local, publication: &Publication) -> Excluded {
+    fn excluded(&self, local: &Local, except: &Rooms) -> Excluded {
         let mut excluded = Excluded::None;
-        for room in &publication.except {
+        for room in except {
             for receiver in self.room(local, room).as_slice() {
                 excluded.add(receiver.slot);
             }
@@ -270,8 +300,15 @@ mod tests {
     use proptest::prelude::*;
     use tidegate_core::Flags;
 
+    use tidegate_core::registry::{OnDuplicate, Policy};
+    use tidegate_protocol::socketio::Parser;
+
     use super::*;
+    use crate::auth::{Grants, Identity};
     use crate::metrics::Metrics;
+    use crate::namespaces::Operations;
+    use crate::outbox::Outbox;
+    use crate::session::{Parts, Rule};
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -323,6 +360,38 @@ mod tests {
         }
     }
 
+    fn insert(
+        state: &mut State,
+        id: SessionId,
+        namespace: &Namespace,
+        metrics: &Arc<NamespaceMetrics>,
+        outbox: Arc<Outbox>,
+    ) -> u32 {
+        let rule = Rule {
+            operations: Operations::all(),
+            policy: Policy::default(),
+            on_duplicate: OnDuplicate::default(),
+            presence: false,
+            metrics: Arc::clone(metrics),
+        };
+        let parts = Parts {
+            id,
+            namespace: namespace.clone(),
+            rule: Arc::new(rule),
+            identity: Identity {
+                user: None,
+                device: "d".into(),
+                grants: Arc::new(Grants::all()),
+                expires_at: None,
+            },
+            parser: Parser::Text,
+            outbox,
+            holding: None,
+            connected_at_ms: 0,
+        };
+        state.insert(0, |seat| Session::new(seat, parts)).seat.slot
+    }
+
     proptest! {
         #[test]
         fn agrees_with_a_map_of_sets(steps in steps()) {
@@ -334,7 +403,7 @@ mod tests {
                     Step::Insert { namespace } => {
                         let (id, name) = (SessionId::random(), Namespace::from(NAMESPACES[namespace]));
                         let outbox = Arc::new(Outbox::polling(1_000, Arc::clone(&metrics)));
-                        let slot = state.insert(id, &name, &namespace_metrics, &outbox, Parser::Text);
+                        let slot = insert(&mut state, id, &name, &namespace_metrics, outbox);
                         let before = model.sessions.insert(slot, (id, namespace, BTreeSet::new()));
                         prop_assert!(before.is_none(), "a seat was given twice");
                     }
@@ -412,7 +481,7 @@ mod tests {
         let (one, other) = (SessionId::random(), SessionId::random());
         for (id, namespace) in [(one, "/"), (other, "/chat")] {
             let outbox = Arc::new(Outbox::polling(1_000, Arc::clone(&metrics)));
-            state.insert(id, &Namespace::from(namespace), &namespace_metrics, &outbox, Parser::Text);
+            insert(&mut state, id, &Namespace::from(namespace), &namespace_metrics, outbox);
         }
         let reached = |namespace: &str| {
             let publication = Publication {
