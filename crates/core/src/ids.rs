@@ -82,6 +82,20 @@ name! {
     Room
 }
 
+name! {
+    /// What a request between servers is called by who asks; see [`Request`](crate::Request). Those of other servers
+    /// are any text.
+    RequestId
+}
+
+impl RequestId {
+    /// A new one, which nobody can guess: an answer is believed for knowing it.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::from(random_token())
+    }
+}
+
 impl Namespace {
     /// The namespace every client may ask for without naming one.
     #[must_use]

@@ -13,10 +13,12 @@ pub mod memory;
 pub mod publication;
 pub mod reason;
 pub mod registry;
+pub mod request;
 
 pub use broker::{Broker, Subscriber};
 pub use code::ErrorCode;
-pub use ids::{ClaimId, Incarnation, MessageId, Namespace, NodeId, Room, SessionId};
+pub use ids::{ClaimId, Incarnation, MessageId, Namespace, NodeId, RequestId, Room, SessionId};
 pub use publication::{EVENTS_RESERVED, Flags, Publication, Rooms, Topic};
 pub use reason::DisconnectReason;
 pub use registry::SessionRegistry;
+pub use request::{Answer, Ask, Asker, RemoteSocket, Request, Selection};

@@ -11,7 +11,7 @@ use tidegate_core::{EVENTS_RESERVED, Flags, Namespace, Publication, Room, Rooms}
 use tidegate_msgpack::{self as msgpack, Reader, Token, write};
 
 /// The Socket.IO packet type of an event. The adapter keeps it also for events with binary arguments.
-const PACKET_EVENT: u64 = 2;
+pub(crate) const PACKET_EVENT: u64 = 2;
 
 /// Most binary values in one event: what the parsers of Socket.IO's servers and clients accept.
 const ATTACHMENTS_MAX: usize = 10;
@@ -177,7 +177,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-fn push_rooms(out: &mut Vec<u8>, key: &str, rooms: &Rooms) {
+pub(crate) fn push_rooms(out: &mut Vec<u8>, key: &str, rooms: &Rooms) {
     write::str(out, key);
     let count = u32::try_from(rooms.len()).expect("rooms in memory number less than four billion");
     write::array(out, count);
@@ -187,7 +187,7 @@ fn push_rooms(out: &mut Vec<u8>, key: &str, rooms: &Rooms) {
 }
 
 /// Reads `{ type, data, nsp }` and returns namespace and data.
-fn packet<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, &'a [u8]), Refusal> {
+pub(crate) fn packet<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, &'a [u8]), Refusal> {
     let mut is_event = false;
     let mut data = None;
     let mut namespace = "/";
@@ -214,7 +214,7 @@ fn packet<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, &'a [u8]), Refusal> {
     Ok((namespace, data.ok_or(Refusal::Malformed)?))
 }
 
-fn rooms(reader: &mut Reader<'_>) -> Result<Rooms, Refusal> {
+pub(crate) fn rooms(reader: &mut Reader<'_>) -> Result<Rooms, Refusal> {
     let count = match reader.token()? {
         Token::Nil => return Ok(Rooms::new()),
         Token::Array(count) => count,
@@ -234,7 +234,7 @@ fn rooms(reader: &mut Reader<'_>) -> Result<Rooms, Refusal> {
     Ok(rooms)
 }
 
-fn flags<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Flags), Refusal> {
+pub(crate) fn flags<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Flags), Refusal> {
     let raw = reader.value()?;
     let mut inside = Reader::new(raw);
     let count = match inside.token()? {
@@ -254,7 +254,7 @@ fn flags<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Flags), Refusal> {
 }
 
 /// Checks that `data`, one complete value, is an event that clients may be given.
-fn check_event(data: &[u8]) -> Result<(), Refusal> {
+pub(crate) fn check_event(data: &[u8]) -> Result<(), Refusal> {
     let mut reader = Reader::new(data);
     if reader.array()? == 0 {
         return Err(Refusal::Malformed);

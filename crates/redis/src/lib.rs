@@ -5,6 +5,7 @@
 //! uses stands in the `keys` module, in one table.
 //!
 //! - `adapter`: the wire of `@socket.io/redis-adapter` and `@socket.io/redis-emitter`.
+//! - `requests`: what the adapter's servers ask of each other, on the same wire.
 //! - `url`: which URLs can be used, and how much of one is shown.
 //! - `server`: where Redis is and how a connection to it is made; `commands`: the connection for commands.
 //! - `outbound`: the queue of publications and the one task that sends them.
@@ -25,6 +26,7 @@ mod lease;
 mod node_message;
 mod options;
 mod outbound;
+pub mod requests;
 mod server;
 mod subscriptions;
 mod url;
