@@ -4,4 +4,5 @@ pub mod broker_suite;
 pub mod cluster;
 pub mod lying;
 pub mod redis_server;
+pub mod registry_suite;
 pub mod wire;
