@@ -97,7 +97,7 @@ def kubernetes(known, image_user, version):
     server = settings["server"]
     for name, key in [("client", "listen"), ("admin", "admin_listen")]:
         hold(ports.get(name) == port(server[key]), f"ConfigMap: server.{key} is not the port named {name}")
-    routes = re.findall(r'\.route\("(/[a-z]+)"', (root / "crates/tidegate/src/admin.rs").read_text())
+    routes = re.findall(r'\.route\("(/[a-z]+)"', (root / "crates/tidegate/src/admin/mod.rs").read_text())
     for probe in ["livenessProbe", "readinessProbe"]:
         get = container[probe]["httpGet"]
         hold(get["port"] == "admin", f"{probe}: asks port {get['port']}")

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use self::ports::Port;
 use self::signals::Signals;
-use crate::admin::{self, Status};
+use crate::admin::{self, Control, Status};
 use crate::config::Config;
 use crate::exit::Exit;
 
@@ -145,7 +145,8 @@ impl App {
                 node: Arc::default(),
             };
             let status: Arc<dyn Status> = Arc::clone(&seat.node) as _;
-            app.tasks.spawn(admin::serve(admin.listen()?, admin::router(status), app.stop.clone()));
+            let router = admin::router(status, build::admin_options(config));
+            app.tasks.spawn(admin::serve(admin.listen()?, router, app.stop.clone()));
             app.seats.push(seat);
         }
         Ok(app)
@@ -218,6 +219,11 @@ impl Status for Started {
             None
         })
         .unwrap_or_default()
+    }
+
+    /// None as yet: a node cannot answer for its cluster, so that the API says `unavailable`.
+    fn control(&self) -> Option<Arc<dyn Control>> {
+        None
     }
 }
 

@@ -186,6 +186,8 @@ fn serving_from_ready_to_stopped() {
     assert!(get(&admin, "/healthz").starts_with("HTTP/1.1 200 "));
     assert!(get(&admin, "/readyz").ends_with("{\"ready\":true}"));
     assert!(get(&admin, "/metrics").contains("tidegate_build_info"));
+    assert!(get(&admin, "/openapi.json").contains("/api/v1/nodes"));
+    assert!(get(&admin, "/api/v1/nodes").starts_with("HTTP/1.1 401 "));
     assert!(get(&listen, "/").starts_with("HTTP/1.1 404 "));
     let url = format!("http://{admin}");
     assert_eq!(run(&["healthcheck", "--admin-url", &url], &[]).0, 0);

@@ -16,6 +16,7 @@ use tidegate_gateway::{
 use tidegate_redis::RedisBroker;
 
 use super::Error;
+use crate::admin;
 use crate::config::Config;
 
 /// How long a node without Redis may take to hear its first pulse: nothing it waits for is outside the process.
@@ -104,6 +105,16 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Opti
         },
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: option_env!("TIDEGATE_REVISION").unwrap_or("unknown").to_owned(),
+    }
+}
+
+/// What the admin port of every node holds requests to.
+pub(super) fn admin_options(config: &Config) -> admin::Options {
+    admin::Options {
+        api_keys: config.admin.api_keys.clone(),
+        dev: config.dev,
+        name_bytes_max: config.limits.name_bytes_max,
+        namespaces: namespaces(config),
     }
 }
 
