@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tidegate_core::registry::{self, Evicted, Gone, OnDuplicate, Place, Policy, Stay, Transport};
 use tidegate_core::{Broker, ClaimId, Namespace, NodeId, Room, SessionId, Topic};
 use tidegate_protocol::socketio::Parser;
@@ -51,14 +50,15 @@ pub(crate) struct Session {
     life: Mutex<Life>,
 }
 
-/// What must be one step: whether the session may act, and what it is in the middle of.
+/// What must be one step: whether the session may act, and what it is in the middle of. Every idle session has one, so
+/// what few ever need is kept elsewhere.
 #[derive(Default)]
 struct Life {
     /// Deeds begun and not yet answered.
     deeds: u32,
-    evicted: Option<Evicted>,
+    evicted: Option<Box<Evicted>>,
     /// Who waits to hear that the session is silent.
-    confirms: SmallVec<[(NodeId, ClaimId); 1]>,
+    confirms: Vec<(NodeId, ClaimId)>,
 }
 
 /// What a session is made of beside what the hub gives it.
@@ -112,7 +112,7 @@ impl Session {
         if !self.is_over() {
             return None;
         }
-        self.life.lock().evicted.clone()
+        self.life.lock().evicted.as_deref().cloned()
     }
 
     /// Begins something that will be acknowledged or reach others. Nothing, once the session has ended; and whoever
@@ -137,7 +137,7 @@ impl Session {
         let mut life = self.life.lock();
         let first = !self.over.swap(true, Ordering::AcqRel);
         if first {
-            life.evicted = Some(evicted);
+            life.evicted = Some(Box::new(evicted));
         }
         life.confirms.extend(confirm);
         first

@@ -99,6 +99,8 @@ pub fn options(name: &str) -> Options {
             interval: Duration::from_millis(50),
             fence_after: Duration::from_secs(10),
             lease_ttl: Duration::from_secs(20),
+            lease_renew: Duration::from_millis(200),
+            hold: Duration::from_secs(10),
         },
         drain: DrainOptions { timeout: Duration::from_secs(10), connections_per_second: 0 },
         version: "test".to_owned(),
@@ -154,6 +156,7 @@ impl Cluster {
     /// When the cluster's Redis cannot be reached.
     pub async fn try_add(&self, options: Options, listener: TcpListener) -> Result<Server, StartError> {
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
+        let fence_after = options.pulse.fence_after;
         let redis = self.redis.as_ref().map(|redis| tidegate_redis::Options {
             command_timeout: Duration::from_secs(10),
             fence_after: options.pulse.fence_after,
@@ -162,11 +165,15 @@ impl Cluster {
         });
         let joining = Joining::new(options, SHARDS)?;
         let subscriber = joining.subscriber();
-        let broker: Arc<dyn Broker> = match redis {
-            Some(redis) => RedisBroker::connect(redis, subscriber).await.expect("the server is up"),
-            None => self.exchange.join(id, incarnation, subscriber),
+        let (broker, registry): (Arc<dyn Broker>, _) = if let Some(redis) = redis {
+            let broker = RedisBroker::connect(redis, subscriber).await.expect("the server is up");
+            let registry = broker.registry();
+            (broker, registry)
+        } else {
+            let registry = self.exchange.registry(id.clone(), incarnation.clone(), fence_after);
+            (self.exchange.join(id, incarnation, subscriber), registry)
         };
-        let node = joining.start(broker, PATIENCE).await?;
+        let node = joining.start(broker, registry, PATIENCE).await?;
         Ok(self.serve(node, listener))
     }
 
@@ -185,9 +192,11 @@ impl Cluster {
     ) -> Result<Server, StartError> {
         assert!(self.redis.is_none(), "lies are told about the exchange in memory");
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
+        let fence_after = options.pulse.fence_after;
         let joining = Joining::new(options, SHARDS)?;
+        let registry = self.exchange.registry(id.clone(), incarnation.clone(), fence_after);
         let broker = lies.join(&self.exchange, id, incarnation, joining.subscriber());
-        let node = joining.start(broker, limit).await?;
+        let node = joining.start(broker, registry, limit).await?;
         Ok(self.serve(node, any_port().await))
     }
 

@@ -38,6 +38,9 @@ struct State {
     /// How many pulses were answered so.
     pulses_failed: usize,
     refuses_publications: bool,
+    drops_evictions: bool,
+    /// How many evictions were dropped.
+    evictions_dropped: usize,
     subscribing: Subscribing,
     /// Calls that wait for a word.
     held: usize,
@@ -107,6 +110,17 @@ impl Lies {
     /// Whether publications are refused.
     pub fn refuse_publications(&self, refuse: bool) {
         self.0.send_modify(|state| state.refuses_publications = refuse);
+    }
+
+    /// Whether the node is not told of its sessions' evictions.
+    pub fn drop_evictions(&self, drop: bool) {
+        self.0.send_modify(|state| state.drops_evictions = drop);
+    }
+
+    /// How many evictions the node was not told of.
+    #[must_use]
+    pub fn evictions_dropped(&self) -> usize {
+        self.0.borrow().evictions_dropped
     }
 
     /// What becomes of subscriptions, those that are held included.
@@ -179,7 +193,14 @@ impl Subscriber for Ear {
     }
 
     fn evict(&self, eviction: Eviction) {
-        self.node.evict(eviction);
+        let mut dropped = false;
+        self.lies.0.send_modify(|state| {
+            dropped = state.drops_evictions;
+            state.evictions_dropped += usize::from(dropped);
+        });
+        if !dropped {
+            self.node.evict(eviction);
+        }
     }
 
     fn confirmed(&self, claim: ClaimId, session: SessionId) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_core::memory::Exchange;
-use tidegate_core::{Broker, Incarnation, NodeId, Subscriber};
+use tidegate_core::{Broker, Incarnation, NodeId, SessionRegistry, Subscriber};
 use tidegate_gateway::glob::Glob;
 use tidegate_gateway::namespaces::{NamespaceRule, Namespaces, Operations};
 use tidegate_gateway::{
@@ -31,19 +31,31 @@ pub(super) async fn join(config: &Config, id: &NodeId, exchange: &Exchange) -> R
     let failed = |fault| Error::Start { node: id.clone(), fault };
     let joining =
         Joining::new(node_options(config, id.clone(), incarnation.clone()), shards()).map_err(failed)?;
-    let (broker, limit) = broker(config, id, incarnation, exchange, joining.subscriber()).await?;
-    joining.start(broker, limit).await.map_err(failed)
+    let Ports { broker, registry, limit } =
+        ports(config, id, incarnation, exchange, joining.subscriber()).await?;
+    joining.start(broker, registry, limit).await.map_err(failed)
 }
 
-async fn broker(
+/// What joins a node to the others, and how long its start may wait for it.
+struct Ports {
+    broker: Arc<dyn Broker>,
+    registry: Arc<dyn SessionRegistry>,
+    limit: Duration,
+}
+
+async fn ports(
     config: &Config,
     id: &NodeId,
     incarnation: Incarnation,
     exchange: &Exchange,
     subscriber: Arc<dyn Subscriber>,
-) -> Result<(Arc<dyn Broker>, Duration), Error> {
+) -> Result<Ports, Error> {
     let Some(redis) = &config.redis else {
-        return Ok((exchange.join(id.clone(), incarnation, subscriber), MEMORY_START_MAX));
+        return Ok(Ports {
+            registry: exchange.registry(id.clone(), incarnation.clone(), config.cluster.fence_after),
+            broker: exchange.join(id.clone(), incarnation, subscriber),
+            limit: MEMORY_START_MAX,
+        });
     };
     let options = tidegate_redis::Options {
         url: redis.url.clone(),
@@ -56,8 +68,8 @@ async fn broker(
         node: id.clone(),
         incarnation,
     };
-    let broker: Arc<dyn Broker> = RedisBroker::connect(options, subscriber).await?;
-    Ok((broker, redis.connect_timeout))
+    let broker = RedisBroker::connect(options, subscriber).await?;
+    Ok(Ports { registry: broker.registry(), broker, limit: redis.connect_timeout })
 }
 
 fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Options {
@@ -98,6 +110,8 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Opti
             interval: config.cluster.pulse_interval,
             fence_after: config.cluster.fence_after,
             lease_ttl: config.cluster.lease_ttl,
+            lease_renew: config.cluster.lease_renew,
+            hold: config.command_timeout,
         },
         drain: DrainOptions {
             timeout: config.drain.timeout,
@@ -125,6 +139,9 @@ fn namespaces(config: &Config) -> Namespaces {
         .map(|namespace| NamespaceRule {
             pattern: Glob::parse(&namespace.pattern),
             operations: Operations::of(&namespace.operations),
+            policy: namespace.policy,
+            on_duplicate: namespace.on_duplicate,
+            presence: namespace.presence,
         })
         .collect();
     Namespaces::new(rules, config.dev)
