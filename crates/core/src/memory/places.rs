@@ -62,7 +62,7 @@ impl Places {
                 return Err(ClaimError::Taken);
             }
         }
-        let last = entries.iter().map(|entry| entry.row.epoch).max();
+        let last = entries.iter().map(Entry::latest).max();
         let epoch = now_ms.max(last.map_or(0, |last| last + 1));
         let row = row(claim, home, epoch);
         let told = rivals[..excess].iter().map(|at| entries[*at].displace(&claim.place, &row)).collect();
@@ -79,9 +79,11 @@ impl Places {
             .get(&held.place)
             .and_then(|entries| entries.iter().find(|entry| entry.row.session == held.session));
         let verdict = match there {
-            Some(entry) if entry.row.claim != held.id => Verdict::Absent,
             Some(Entry { mark: Some(mark), .. }) => Verdict::Evicted(mark.evicted.clone()),
-            Some(_) => Verdict::Held,
+            Some(entry) if entry.row.claim == held.id => Verdict::Held,
+            Some(entry) => {
+                Verdict::Evicted(Evicted { reason: EvictReason::Replaced, by: Some(by(&entry.row)) })
+            }
             None if restore => return self.restore(held, home),
             None => Verdict::Absent,
         };
@@ -96,10 +98,10 @@ impl Places {
         // Of two with one epoch, the one that was never away stays.
         let newer = rivals.iter().filter(|at| entries[**at].row.epoch >= held.epoch).count();
         if newer > beside {
-            let newest = rivals.last().map(|at| by(&entries[*at].row));
-            let evicted = Evicted { reason: EvictReason::Replaced, by: newest };
+            let newest = rivals.last().map(|at| &entries[*at].row);
+            let evicted = Evicted { reason: EvictReason::Replaced, by: newest.map(by) };
             // Marked like everybody who loses: its next check must not find the place free and take it.
-            let mark = Some(Mark { evicted: evicted.clone(), winner: None });
+            let mark = Some(Mark { evicted: evicted.clone(), winner: newest.map(|row| row.claim) });
             entries.push(Entry { row, fence_after, mark });
             return (Verdict::Evicted(evicted), Vec::new());
         }
@@ -169,6 +171,12 @@ impl Places {
 impl Entry {
     fn is(&self, session: SessionId, claim: ClaimId) -> bool {
         self.row.session == session && self.row.claim == claim
+    }
+
+    /// The latest epoch it tells of: its own, or that of whoever displaced it and may be gone.
+    fn latest(&self) -> u64 {
+        let by = self.mark.as_ref().and_then(|mark| mark.evicted.by.as_ref());
+        self.row.epoch.max(by.map_or(0, |by| by.ts))
     }
 
     fn displace(&mut self, place: &Place, winner: &Row) -> Told {

@@ -51,7 +51,8 @@ pub trait Cluster: Sync {
     /// and holds no lease before its first pulse.
     fn join(&self, name: &str) -> impl Future<Output = Node> + Send;
 
-    /// Ends a node as if its process was killed. Its lease is over when this resolves.
+    /// Ends a node as if its process was killed. Its lease is over when this resolves, though others may give it a
+    /// little longer before they reap.
     fn crash(&self, node: Node) -> impl Future<Output = ()> + Send;
 
     /// The registry forgets every session, and perhaps everything else.

@@ -73,9 +73,17 @@ pub async fn a_user_is_announced_once(cluster: &impl Cluster) {
     }
     assert_eq!(a.announced("other").await, [came("other", "u")]);
 
+    // A session that is not there takes nobody with it, and who came twice is there once.
+    enter(&b, vec![b.stay(&other, "r")]).await;
+    depart(&b, vec![b.stay(&claim("v", "desk"), "r")]).await;
+    let page = Page { after: None, limit: 100 };
+    let listed = a.registry.members(Namespace::root(), "r".into(), page).await.expect("the registry is up");
+    assert_eq!(listed, Listed { items: vec![b.stay(&other, "r")], next: None });
+
     // And again.
     enter(&a, vec![a.stay(&one, "r")]).await;
-    assert_eq!(a.announced("r").await.last(), Some(&came("r", "u")));
+    let announced = a.announced("r").await;
+    assert_eq!(announced[2..], [went("r", "u"), came("r", "u")]);
 }
 
 /// Who is put back after a loss is not announced, and is announced when it leaves.

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
+mod model;
+
 use std::sync::{Arc, Mutex};
 
 use tidegate_core::memory::Exchange;
@@ -51,6 +53,11 @@ impl Cluster for MemoryCluster {
             registry.release(lost).await.unwrap();
         }
     }
+}
+
+#[test]
+fn the_model_holds_in_memory() {
+    model::holds(400, MemoryCluster::default);
 }
 
 macro_rules! contract {
