@@ -7,7 +7,9 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use redis::RedisError;
 use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::registry::Vitals;
-use tidegate_core::{Broker, ClaimId, NodeId, Publication, SessionId, Subscriber, Topic, ids};
+use tidegate_core::{
+    Broker, ClaimId, NodeId, Publication, SessionId, SessionRegistry, Subscriber, Topic, ids,
+};
 use tidegate_msgpack::write;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,9 +21,13 @@ use crate::commands::{self, CommandLink};
 use crate::inbound::{self, Standing};
 use crate::keys::Keys;
 use crate::lease::Lease;
+use crate::node_message::NodeMessage;
 use crate::options::{ConnectError, Options};
 use crate::outbound::Outbound;
+use crate::reaper::connection_name;
+use crate::registry::{Learned, Port, Registry};
 use crate::server::{Backoff, Server, Session, check_version};
+use crate::settling::{self, Settling};
 use crate::subscriptions::{Progress, SubscriptionLink, Subscriptions};
 
 /// Joins nodes over Redis Pub/Sub.
@@ -36,6 +42,7 @@ pub struct RedisBroker {
     outbound: Arc<Outbound>,
     subscriptions: Arc<Subscriptions>,
     lease: Arc<Lease>,
+    registry: Arc<Registry>,
     command_timeout: Duration,
     tasks: TaskTracker,
     /// Cancelled with the broker, so that no task outlives it.
@@ -56,7 +63,9 @@ impl RedisBroker {
     ) -> Result<Arc<Self>, ConnectError> {
         let deadline = Instant::now() + options.connect_timeout;
         let server = Arc::new(Server::parse(&options)?);
-        let first = first_session(&server, &options, deadline).await?;
+        let mut first = first_session(&server, &options, deadline).await?;
+        let run_id = settling::run_id(&mut first.connection, options.pulse_timeout()).await;
+        let learned = Arc::new(Learned::new(Settling::new(run_id, options.fence_after, Instant::now())));
 
         let keys = Keys::new(&options.prefix, &options.adapter_prefix);
         let node_channel = keys.node_channel(&options.node);
@@ -79,6 +88,7 @@ impl RedisBroker {
             sessions,
             subscriber: Arc::clone(&subscriber),
             ping_timeout: options.pulse_timeout(),
+            learned: Arc::clone(&learned),
         };
         tasks.spawn(command_link.run(first, cancel.clone()));
         // Sends publications. While there is no connection it refuses them as their time runs out.
@@ -97,6 +107,8 @@ impl RedisBroker {
             subscriber: Arc::clone(&subscriber),
             keys: keys.clone(),
             node_channel: node_channel.clone(),
+            connection_name: connection_name(&options.incarnation),
+            learned: Arc::clone(&learned),
             command_timeout: options.command_timeout,
             ping_timeout: options.pulse_timeout(),
             progress,
@@ -114,13 +126,22 @@ impl RedisBroker {
         tasks.spawn(node_messages);
         tasks.close();
 
-        let lease = Lease::new(&options, &keys, sessions_seen, Arc::downgrade(&subscriber));
+        let registry = Registry::new(
+            &options,
+            &keys,
+            &uid,
+            sessions_seen.clone(),
+            Arc::downgrade(&subscriber),
+            Arc::clone(&learned),
+        );
+        let lease = Lease::new(&options, &keys, sessions_seen, Arc::downgrade(&subscriber), learned);
         let broker = Arc::new(Self {
             keys,
             uid,
             outbound,
             subscriptions,
             lease: Arc::new(lease),
+            registry: Arc::new(registry),
             command_timeout: options.command_timeout,
             tasks,
             _cancel_on_drop: cancel.clone().drop_guard(),
@@ -142,6 +163,13 @@ impl RedisBroker {
             timeout: options.connect_timeout,
             reason,
         })
+    }
+
+    /// The registry on the same server, over the same connection for commands. It is of use until the broker is
+    /// closed, and after that refuses everything.
+    #[must_use]
+    pub fn registry(&self) -> Arc<dyn SessionRegistry> {
+        Arc::new(Port(Arc::clone(&self.registry)))
     }
 }
 
@@ -204,14 +232,15 @@ impl Broker for RedisBroker {
         &self,
         number: u64,
         lease_ttl: Duration,
-        _vitals: Vitals,
+        vitals: Vitals,
     ) -> BoxFuture<'static, Result<(), PulseError>> {
         let lease = Arc::clone(&self.lease);
-        async move { lease.pulse(number, lease_ttl).await }.boxed()
+        async move { lease.pulse(number, lease_ttl, &vitals).await }.boxed()
     }
 
     fn confirm(&self, to: NodeId, claim: ClaimId, session: SessionId) {
-        let _ = (to, claim, session);
+        let message = NodeMessage::evicted(&claim, &session).encode();
+        self.outbound.push(self.keys.node_channel(&to), message, Done::nobody());
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

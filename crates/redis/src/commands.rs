@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::registry::Learned;
 use crate::server::{Backoff, Role, Server, Session};
+use crate::settling;
 
 /// How often an idle connection is tried. The pulse tries this one more often; the subscription has nothing else.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +37,7 @@ pub(crate) struct CommandLink {
     pub(crate) sessions: watch::Sender<Option<Session>>,
     pub(crate) subscriber: Arc<dyn Subscriber>,
     pub(crate) ping_timeout: Duration,
+    pub(crate) learned: Arc<Learned>,
 }
 
 impl CommandLink {
@@ -76,7 +79,12 @@ impl CommandLink {
         loop {
             tokio::time::sleep(backoff.next()).await;
             match open(&self.server).await {
-                Ok(session) => return session,
+                Ok(mut session) => {
+                    // Before anybody can claim anything on it.
+                    let run_id = settling::run_id(&mut session.connection, self.ping_timeout).await;
+                    self.learned.settling.reconnected(run_id, Instant::now());
+                    return session;
+                }
                 Err(error) => {
                     tracing::debug!(redis = self.server.masked(), %error, "failed to connect for commands");
                 }

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
-use tidegate_core::{Incarnation, Namespace, Publication, Subscriber};
+use tidegate_core::{ClaimId, Incarnation, Namespace, Publication, SessionId, Subscriber};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::{Envelope, Refusal};
 use crate::keys::Keys;
-use crate::node_message::NodeMessage;
+use crate::node_message::{NodeMessage, Unknown};
 
 /// What may wait for delivery, in bytes. Redis itself holds at most 32 MiB for a subscriber by default
 /// (`client-output-buffer-limit pubsub`) before it cuts the connection; the same again here is the most that a
@@ -28,8 +28,10 @@ const PUBLICATIONS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// about 400,000 of the smallest.
 const PUBLICATION_OVERHEAD: usize = size_of::<Arrived>() + 32;
 
-/// What may wait on the node's channel. A node hears its own pulse a few times a second there, and little else.
-const NODE_MESSAGES_MAX: usize = 1024;
+/// What may wait on the node's channel. A node hears its own pulse there a few times a second, and of evictions: as
+/// many at once as it has sessions when all of them come back elsewhere before it is found dead. A burst of this many
+/// is taken out of the queue within some 10 ms; more than that in one such moment makes the node deaf for another.
+const NODE_MESSAGES_MAX: usize = 16 * 1024;
 
 /// Publications that are taken from the queue at a time; between two such runs other tasks get their turn.
 const RUN_LENGTH: usize = 64;
@@ -307,17 +309,32 @@ async fn deliver_node_messages(
             },
             () = cancel.cancelled() => return,
         };
-        match NodeMessage::decode(&payload) {
-            Ok(NodeMessage::Pulse { incarnation: whose, number }) => {
-                // Another process with this node's id pulses here, too; its beats say nothing about this one.
-                if whose == incarnation.as_str() {
-                    subscriber.pulse(number, generation);
-                }
-            }
-            Err(unknown) => {
-                tracing::debug!(%unknown, "dropped a node message");
-                subscriber.dropped("unknown_node_message");
-            }
+        if let Err(unknown) = hand_on(&payload, generation, &incarnation, &*subscriber) {
+            tracing::debug!(%unknown, "dropped a node message");
+            subscriber.dropped("unknown_node_message");
         }
     }
+}
+
+fn hand_on(
+    payload: &[u8],
+    generation: u64,
+    incarnation: &Incarnation,
+    subscriber: &dyn Subscriber,
+) -> Result<(), Unknown> {
+    match NodeMessage::decode(payload)? {
+        NodeMessage::Pulse { incarnation: whose, number } => {
+            // Another process with this node's id pulses here, too; its beats say nothing about this one.
+            if whose == incarnation.as_str() {
+                subscriber.pulse(number, generation);
+            }
+        }
+        // Also of an earlier process with this node's id, which is gone: somebody waits to hear so.
+        NodeMessage::Evict(evict) => subscriber.evict(evict.eviction()?),
+        NodeMessage::Evicted { claim, session } => {
+            let claim = ClaimId::parse(&claim).ok_or(Unknown)?;
+            subscriber.confirmed(claim, SessionId::parse(&session).ok_or(Unknown)?);
+        }
+    }
+    Ok(())
 }

@@ -2,14 +2,31 @@
 //!
 //! | name | kind | value | TTL | owner |
 //! |---|---|---|---|---|
-//! | `{prefix}:node:{id}` | hash | `incarnation`, `fence_after_ms`, `started_at` (Unix ms): the node's lease | the pulse's `lease_ttl` | the incarnation it names; written by `lua/pulse.lua`, deleted by `lua/release_lease.lua` |
-//! | `{prefix}:node:{id}:ch` | channel | a `NodeMessage` in MessagePack | - | subscribed by the node, published to by anybody |
-//! | `{adapter_prefix}#{namespace}#` | channel | an adapter envelope, for no room or several | - | subscribed by nodes with a session in the namespace |
-//! | `{adapter_prefix}#{namespace}#{room}#` | channel | an adapter envelope, for exactly this room | - | subscribed by nodes with a member of the room |
+//! | `{prefix}:{node:ID}:lease` | hash | `incarnation`, `fence_after_ms`, `started_at` (Unix ms), `connections`, `sessions`, `draining` (0, 1), `version`: the node's lease | the pulse's `lease_ttl` | the incarnation it names; written by `lua/pulse.lua`, deleted by `lua/release_lease.lua` |
+//! | `{prefix}:{node:ID}:ch` | channel | a `NodeMessage` in MessagePack | - | subscribed by the node, published to by anybody |
+//! | `{prefix}:{node:ID}:held:INC` | set | `[claim, session, namespace, user]`, see `index.rs`: what the incarnation may hold, written before it does | none | the incarnation; emptied by whoever takes over from it |
+//! | `{prefix}:{node:ID}:stays:INC` | set | `[namespace, room, user, device, session]`: the rooms its sessions may be in | none | as above |
+//! | `{prefix}:nodes` | hash | incarnation -> an entry of `nodes.rs` | none | the incarnation it names, by `lua/enlist.lua`; whoever takes over from it, by `lua/reap_*.lua`. Deleted when the node stops in good order, else a day after it was taken over |
+//! | `{prefix}:{NS\|USER}:sessions` | hash | session -> a row or a mark of `row.rs` | 24 h from the latest claim, check or refresh: far more than a live session goes without one | `lua/claim.lua` and its neighbours |
+//! | `{prefix}:{NS\|BUCKET}:rooms` | hash | room -> how many users are in it | none | `lua/enter.lua`, `lua/depart.lua` |
+//! | `{prefix}:{NS\|BUCKET}:room:ROOM` | hash | user -> `[session, device, node, entered (Unix ms), ...]`, four for each of its sessions there | none | as above |
+//! | `{adapter_prefix}#NS#` | channel | an adapter envelope, for no room or several | - | subscribed by nodes with a session in the namespace |
+//! | `{adapter_prefix}#NS#ROOM#` | channel | an adapter envelope, for exactly this room | - | subscribed by nodes with a member of the room |
 //!
-//! The adapter's channels are those of `@socket.io/redis-adapter` 8.3. Braces mark placeholders; none is sent.
+//! `{prefix}` and `{adapter_prefix}` are placeholders. The other braces are sent: they are the hash tags of Redis
+//! Cluster, so that what one script touches is in one slot. A prefix with braces of its own would end that. ID is a
+//! node's id and INC an incarnation, neither of which can hold a brace; NS is a namespace and USER a user, in which
+//! `%`, `|`, `{` and `}` are written as in a URL; BUCKET is 0 to 15, by the room's name.
+//!
+//! The adapter's channels are those of `@socket.io/redis-adapter` 8.3.
 
-use tidegate_core::{Namespace, NodeId, Room, Topic};
+use std::borrow::Cow;
+
+use tidegate_core::registry::Place;
+use tidegate_core::{Incarnation, Namespace, NodeId, Room, Topic};
+
+/// How many buckets the rooms of a namespace are spread over, and with them its presence over a cluster's slots.
+pub(crate) const BUCKETS: u32 = 16;
 
 /// Spells the names of the table.
 #[derive(Clone, Debug)]
@@ -24,11 +41,41 @@ impl Keys {
     }
 
     pub(crate) fn node_lease(&self, node: &NodeId) -> String {
-        format!("{}:node:{node}", self.prefix)
+        format!("{}:{{node:{node}}}:lease", self.prefix)
     }
 
     pub(crate) fn node_channel(&self, node: &NodeId) -> String {
-        format!("{}:node:{node}:ch", self.prefix)
+        format!("{}{node}{NODE_CHANNEL_END}", self.node_channel_front())
+    }
+
+    /// What stands before a node's id in the name of its channel, for scripts, which spell the rest themselves.
+    pub(crate) fn node_channel_front(&self) -> String {
+        format!("{}:{{node:", self.prefix)
+    }
+
+    pub(crate) fn held(&self, node: &NodeId, incarnation: &Incarnation) -> String {
+        format!("{}:{{node:{node}}}:held:{}", self.prefix, incarnation.as_str())
+    }
+
+    pub(crate) fn stays(&self, node: &NodeId, incarnation: &Incarnation) -> String {
+        format!("{}:{{node:{node}}}:stays:{}", self.prefix, incarnation.as_str())
+    }
+
+    pub(crate) fn nodes(&self) -> String {
+        format!("{}:nodes", self.prefix)
+    }
+
+    pub(crate) fn place(&self, place: &Place) -> String {
+        let (namespace, user) = (escaped(place.namespace.as_str()), escaped(&place.user));
+        format!("{}:{{{namespace}|{user}}}:sessions", self.prefix)
+    }
+
+    pub(crate) fn rooms(&self, namespace: &Namespace, bucket: u32) -> String {
+        format!("{}:{{{}|{bucket}}}:rooms", self.prefix, escaped(namespace.as_str()))
+    }
+
+    pub(crate) fn room(&self, namespace: &Namespace, room: &Room) -> String {
+        format!("{}:{{{}|{}}}:room:{room}", self.prefix, escaped(namespace.as_str()), bucket(room))
     }
 
     pub(crate) fn topic_channel(&self, topic: &Topic) -> String {
@@ -47,6 +94,36 @@ impl Keys {
             .and_then(|rest| rest.strip_prefix(namespace.as_bytes()))
             .is_some_and(|rest| rest.starts_with(b"#"))
     }
+}
+
+/// What stands behind a node's id in the name of its channel. `lua/place.lua` spells it, too.
+const NODE_CHANNEL_END: &str = "}:ch";
+
+/// The bucket of a room. Every version has to find the same: it is FNV-1a over the name, of 32 bits.
+pub(crate) fn bucket(room: &Room) -> u32 {
+    let hash = room
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % BUCKETS
+}
+
+/// `name` without the characters that mean something in a key: no two names become one.
+fn escaped(name: &str) -> Cow<'_, str> {
+    if !name.contains(['%', '|', '{', '}']) {
+        return name.into();
+    }
+    let mut out = String::with_capacity(name.len() + 8);
+    for character in name.chars() {
+        match character {
+            '%' => out.push_str("%25"),
+            '|' => out.push_str("%7C"),
+            '{' => out.push_str("%7B"),
+            '}' => out.push_str("%7D"),
+            other => out.push(other),
+        }
+    }
+    out.into()
 }
 
 /// Whether another topic with the channel of `topic` can exist that has a shorter namespace.
@@ -74,15 +151,54 @@ pub(crate) fn any_reading(topic: &Topic, is_wanted: impl Fn(&Topic) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
 
     use super::*;
+
+    fn place(namespace: &str, user: &str) -> Place {
+        Place { namespace: Namespace::from(namespace), user: user.into() }
+    }
+
+    #[test]
+    fn rooms_are_found_where_every_version_finds_them() {
+        for (room, expected) in [("", 5), ("a", 12), ("room:1", 3)] {
+            assert_eq!(bucket(&Room::from(room)), expected, "{room}");
+        }
+        let used: HashSet<_> = (0..500).map(|n| bucket(&Room::from(format!("room:{n}")))).collect();
+        assert_eq!(used.len(), BUCKETS as usize);
+    }
+
+    proptest! {
+        /// The part that Redis Cluster hashes: from the first brace to the first that closes one after it.
+        #[test]
+        fn no_two_places_share_a_key_and_each_tag_is_whole(
+            a in ("/[a-c|%{}7BCD25]{0,6}", "[a-c|%{}7BCD25]{0,6}"),
+            b in ("/[a-c|%{}7BCD25]{0,6}", "[a-c|%{}7BCD25]{0,6}"),
+        ) {
+            let keys = Keys::new("p", "socket.io");
+            let (one, two) = (keys.place(&place(&a.0, &a.1)), keys.place(&place(&b.0, &b.1)));
+            prop_assert_eq!(one == two, a == b);
+            let tag = one.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+            prop_assert_eq!(tag.map(|(_, rest)| rest), Some(":sessions"));
+        }
+    }
 
     #[test]
     fn names_are_those_of_the_table() {
         let keys = Keys::new("tidegate", "socket.io");
         let node = NodeId::parse("gw-1").expect("a valid id");
-        assert_eq!(keys.node_lease(&node), "tidegate:node:gw-1");
-        assert_eq!(keys.node_channel(&node), "tidegate:node:gw-1:ch");
+        assert_eq!(keys.node_lease(&node), "tidegate:{node:gw-1}:lease");
+        assert_eq!(keys.node_channel(&node), "tidegate:{node:gw-1}:ch");
+        let incarnation = Incarnation::from("abc");
+        assert_eq!(keys.held(&node, &incarnation), "tidegate:{node:gw-1}:held:abc");
+        assert_eq!(keys.stays(&node, &incarnation), "tidegate:{node:gw-1}:stays:abc");
+        assert_eq!(keys.nodes(), "tidegate:nodes");
+        assert_eq!(keys.place(&place("/chat", "ann")), "tidegate:{/chat|ann}:sessions");
+        let namespace = Namespace::from("/{a}");
+        assert_eq!(keys.rooms(&namespace, 3), "tidegate:{/%7Ba%7D|3}:rooms");
+        assert_eq!(keys.room(&namespace, &Room::from("r{1}|%")), "tidegate:{/%7Ba%7D|7}:room:r{1}|%");
         assert_eq!(keys.topic_channel(&Topic::Namespace(Namespace::root())), "socket.io#/#");
         let room = Topic::Room(Namespace::from("/chat"), Room::from("r1"));
         assert_eq!(keys.topic_channel(&room), "socket.io#/chat#r1#");

@@ -1,11 +1,12 @@
 //! The node's lease and its pulse.
 
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use redis::{ErrorKind, RedisError, Script, ServerErrorKind};
 use tidegate_core::broker::PulseError;
+use tidegate_core::registry::Vitals;
 use tidegate_core::{Incarnation, Subscriber};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use crate::keys::Keys;
 use crate::node_message::NodeMessage;
 use crate::options::Options;
+use crate::registry::Learned;
 use crate::server::Session;
 
 /// The node's lease and its pulse, which are one write.
@@ -26,6 +28,7 @@ pub(crate) struct Lease {
     sessions: watch::Receiver<Option<Session>>,
     /// Weak, since the subscriber usually owns the broker.
     subscriber: Weak<dyn Subscriber>,
+    learned: Arc<Learned>,
     beat: Script,
     release: Script,
     /// Whether the latest pulse was refused; each series of refusals is logged once.
@@ -38,6 +41,7 @@ impl Lease {
         keys: &Keys,
         sessions: watch::Receiver<Option<Session>>,
         subscriber: Weak<dyn Subscriber>,
+        learned: Arc<Learned>,
     ) -> Self {
         Self {
             key: keys.node_lease(&options.node),
@@ -48,6 +52,7 @@ impl Lease {
             pulse_timeout: options.pulse_timeout(),
             sessions,
             subscriber,
+            learned,
             beat: Script::new(include_str!("lua/pulse.lua")),
             release: Script::new(include_str!("lua/release_lease.lua")),
             failing: AtomicBool::new(false),
@@ -55,7 +60,14 @@ impl Lease {
     }
 
     /// One beat, see `lua/pulse.lua`.
-    pub(crate) async fn pulse(&self, number: u64, lease_ttl: Duration) -> Result<(), PulseError> {
+    pub(crate) async fn pulse(
+        &self,
+        number: u64,
+        lease_ttl: Duration,
+        vitals: &Vitals,
+    ) -> Result<(), PulseError> {
+        let lease_ttl_ms = u64::try_from(lease_ttl.as_millis()).unwrap_or(u64::MAX);
+        self.learned.lease_ttl_ms.store(lease_ttl_ms, Ordering::Relaxed);
         let session = self.sessions.borrow().clone();
         let Some(mut session) = session else { return Err(PulseError::Unavailable) };
         let message = NodeMessage::Pulse { incarnation: self.incarnation.as_str().into(), number };
@@ -63,9 +75,13 @@ impl Lease {
         beat.arg(self.incarnation.as_str())
             .arg(u64::try_from(self.fence_after.as_millis()).unwrap_or(u64::MAX))
             .arg(self.started_at_ms.to_string())
-            .arg(u64::try_from(lease_ttl.as_millis()).unwrap_or(u64::MAX))
+            .arg(lease_ttl_ms)
             .arg(&self.channel)
-            .arg(message.encode());
+            .arg(message.encode())
+            .arg(vitals.connections)
+            .arg(vitals.sessions)
+            .arg(u8::from(vitals.draining))
+            .arg(&*vitals.version);
         let sent = Instant::now();
         let answer = tokio::select! {
             answer = tokio::time::timeout(self.pulse_timeout, beat.invoke_async(&mut session.connection)) => answer,

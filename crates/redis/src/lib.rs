@@ -13,6 +13,10 @@
 //! - `inbound`: what that connection pushes, on its way to the subscriber.
 //! - `lease`: the node's lease and its pulse; `lua/`: one atomic verb a file.
 //! - `node_message`: what nodes say on their own channels.
+//! - `registry`: the session registry; `places`: the sessions of users; `presence`: who is in which room; `nodes`: the
+//!   list of nodes; `reaper`: taking over from dead ones.
+//! - `row`, `index`, `packed`: the forms in which these are stored; `scripts`: how they get there.
+//! - `settling`: how long claims wait after Redis may have lost some.
 //!
 //! Architecture Invariant: this crate knows neither the gateway nor sockets, reads no environment, and delivers a
 //! node's own publications by the same road as everybody else's.
@@ -21,13 +25,23 @@ pub mod adapter;
 mod broker;
 mod commands;
 mod inbound;
+mod index;
 mod keys;
 mod lease;
 mod node_message;
+mod nodes;
 mod options;
 mod outbound;
+mod packed;
+mod places;
+mod presence;
+mod reaper;
+mod registry;
 pub mod requests;
+mod row;
+mod scripts;
 mod server;
+mod settling;
 mod subscriptions;
 mod url;
 

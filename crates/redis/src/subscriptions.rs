@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::watch_over;
 use crate::inbound::{Feed, Intake, Standing};
 use crate::keys::{self, Keys};
+use crate::registry::Learned;
 use crate::server::{Backoff, Role, Server, Session};
 
 /// Channels in one SUBSCRIBE. Ten thousand in one take Redis 45 ms, during which nobody else is served; a thousand
@@ -239,6 +240,9 @@ pub(crate) struct SubscriptionLink {
     pub(crate) subscriber: Arc<dyn Subscriber>,
     pub(crate) keys: Keys,
     pub(crate) node_channel: String,
+    /// What its connection is called at the server, so that others know it from its successors.
+    pub(crate) connection_name: String,
+    pub(crate) learned: Arc<Learned>,
     pub(crate) command_timeout: Duration,
     pub(crate) ping_timeout: Duration,
     /// Holds what became of the latest attempt, for whoever waits for the first to succeed.
@@ -297,6 +301,7 @@ impl SubscriptionLink {
             Err(error) => return error.to_string(),
         };
         let mut session = Session { connection, broken: feed.broken.clone() };
+        self.introduce(&mut session.connection).await;
         if let Err(reason) = self.restore(&mut session, feed).await {
             return reason;
         }
@@ -322,6 +327,24 @@ impl SubscriptionLink {
         let (watched, followed) = tokio::join!(watching, following);
         backoff.ended(up.elapsed());
         followed.unwrap_or_else(|| watched.to_owned())
+    }
+
+    /// Names the connection and learns its id, for whoever takes over if this node dies. A server may forbid both.
+    async fn introduce(&self, connection: &mut MultiplexedConnection) {
+        let mut introduction = redis::pipe();
+        introduction.cmd("CLIENT").arg("SETNAME").arg(&self.connection_name).ignore();
+        introduction.cmd("CLIENT").arg("ID");
+        let answer = introduction.query_async::<(u64,)>(connection);
+        let client = match tokio::time::timeout(self.ping_timeout, answer).await {
+            Ok(Ok((client,))) => client,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "failed to name the subscription's connection");
+                0
+            }
+            // The next command finds out what is wrong.
+            Err(_) => 0,
+        };
+        self.learned.subscription_client.store(client, Ordering::Relaxed);
     }
 
     async fn restore(&self, session: &mut Session, feed: &Feed) -> Result<(), String> {

@@ -289,7 +289,7 @@ async fn exactly_the_wanted_channels_are_subscribed() {
     a.broker.unsubscribe(vec![room("y")]).await.unwrap();
     let mut channels: Vec<String> = cluster.0.ask(&["PUBSUB", "CHANNELS"]).await;
     channels.sort();
-    assert_eq!(channels, ["socket.io#/#", "socket.io#/#x#", "socket.io#/chat#", "tidegate:node:a:ch"]);
+    assert_eq!(channels, ["socket.io#/#", "socket.io#/#x#", "socket.io#/chat#", "tidegate:{node:a}:ch"]);
     let patterns: i64 = cluster.0.ask(&["PUBSUB", "NUMPAT"]).await;
     assert_eq!(patterns, 0);
 }
@@ -343,9 +343,9 @@ async fn what_cannot_be_read_is_dropped_and_counted() {
     send("socket.io#/#", b"\xc1garbage").await;
     send("socket.io#/#", b"\x93\xa1u\x82\xa4type\x02\xa4data\x91\xa7evicted\x80").await;
     send("socket.io#/#x#", b"\x93\xa1u\x83\xa4type\x02\xa4data\x91\xa1e\xa3nsp\xa2/y\x80").await;
-    send("tidegate:node:a:ch", b"garbage").await;
+    send("tidegate:{node:a}:ch", b"garbage").await;
     send(
-        "tidegate:node:a:ch",
+        "tidegate:{node:a}:ch",
         b"\x82\xa1v\x01\xa4kind\x81\xa5Pulse\x82\xabincarnation\xa5other\xa6number\x07",
     )
     .await;
@@ -499,17 +499,17 @@ async fn the_lease_says_who_holds_it_and_is_given_back() {
     let options = cluster.options("a");
     let incarnation = options.incarnation.as_str().to_owned();
     let (a, other) = (cluster.node_with(options).await, cluster.node("a").await);
-    let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:node:a"]).await;
+    let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:{node:a}:lease"]).await;
     assert_eq!(exists, 0, "connecting takes no lease");
 
     a.broker.pulse(1, LEASE_TTL, Vitals::default()).await.unwrap();
-    let held: String = cluster.0.ask(&["HGET", "tidegate:node:a", "incarnation"]).await;
+    let held: String = cluster.0.ask(&["HGET", "tidegate:{node:a}:lease", "incarnation"]).await;
     assert_eq!(held, incarnation);
-    let fence: u64 = cluster.0.ask(&["HGET", "tidegate:node:a", "fence_after_ms"]).await;
+    let fence: u64 = cluster.0.ask(&["HGET", "tidegate:{node:a}:lease", "fence_after_ms"]).await;
     assert_eq!(fence, 10_000);
-    let started_at: u64 = cluster.0.ask(&["HGET", "tidegate:node:a", "started_at"]).await;
+    let started_at: u64 = cluster.0.ask(&["HGET", "tidegate:{node:a}:lease", "started_at"]).await;
     assert!(started_at > 1_600_000_000_000, "{started_at}");
-    let left: i64 = cluster.0.ask(&["PTTL", "tidegate:node:a"]).await;
+    let left: i64 = cluster.0.ask(&["PTTL", "tidegate:{node:a}:lease"]).await;
     assert!(left > 0 && left <= 10_000, "{left}");
 
     let refused = other.broker.pulse(1, LEASE_TTL, Vitals::default()).await;
@@ -518,10 +518,10 @@ async fn the_lease_says_who_holds_it_and_is_given_back() {
         "{refused:?}"
     );
     other.broker.close().await;
-    let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:node:a"]).await;
+    let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:{node:a}:lease"]).await;
     assert_eq!(exists, 1, "a loser gives nothing back");
     a.broker.close().await;
-    let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:node:a"]).await;
+    let exists: i64 = cluster.0.ask(&["EXISTS", "tidegate:{node:a}:lease"]).await;
     assert_eq!(exists, 0);
     // Both nodes' connections are gone as well.
     let channels: Vec<String> = cluster.0.ask(&["PUBSUB", "CHANNELS"]).await;

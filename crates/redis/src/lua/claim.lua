@@ -1,0 +1,64 @@
+-- Claims a place: marks and evicts whoever must go, and writes the newcomer's row, in one step.
+--
+-- ARGV[5] session, ARGV[6] kind, ARGV[7] device, ARGV[8] incarnation, ARGV[9] fence_after_ms
+-- ARGV[10] 'device', 'any', or how many sessions may live here; ARGV[11] 'replace' or 'reject'
+-- ARGV[12...] with 'reject', the claims that may be replaced all the same, since their nodes are dead
+--
+-- Returns { epoch, session, node, fence_after_ms, ... } of those displaced; the same again for the same claim. With
+-- 'reject', { 0, node, incarnation, claim, ... } of those that are in the way.
+local rows, marks, latest = survey(ARGV[5])
+
+local function answer(epoch)
+  local told = { epoch }
+  for _, found in ipairs(marks) do
+    if found.value[7] == ARGV[4] then
+      table.insert(told, found.session)
+      table.insert(told, found.value[4])
+      table.insert(told, found.value[5])
+    end
+  end
+  return told
+end
+
+local mine = redis.call('HGET', KEYS[1], ARGV[5])
+mine = mine and read(mine)
+if mine and mine[2] == ARGV[4] then
+  return answer(mine[3])
+end
+
+local same, allowed = rivals(rows, ARGV[10], ARGV[7])
+local surplus = #same + 1 - allowed
+if surplus > 0 and ARGV[11] == 'reject' then
+  local dead = {}
+  for i = 12, #ARGV do
+    dead[ARGV[i]] = true
+  end
+  local replaceable, in_the_way = {}, { 0 }
+  for _, found in ipairs(same) do
+    local row = found.value
+    if dead[row[2]] then
+      table.insert(replaceable, found)
+    end
+    table.insert(in_the_way, row[5])
+    table.insert(in_the_way, row[6])
+    table.insert(in_the_way, row[2])
+  end
+  if #replaceable < surplus then
+    return in_the_way
+  end
+  same = replaceable
+end
+
+local epoch = math.max(latest + 1, now_ms())
+local row = { tonumber(ARGV[6]), ARGV[4], epoch, ARGV[7], ARGV[3], ARGV[8], tonumber(ARGV[9]), 0 }
+local told = { epoch }
+for i = 1, surplus do
+  local loser = same[i]
+  evict(loser, REPLACED, row)
+  table.insert(told, loser.session)
+  table.insert(told, loser.value[5])
+  table.insert(told, loser.value[7])
+end
+redis.call('HSET', KEYS[1], ARGV[5], cmsgpack.pack(row))
+keep()
+return told
