@@ -55,3 +55,37 @@ async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
     let detail = format!("the body may have at most {BODY_BYTES_MAX} bytes");
     Err(Problem::new(ErrorCode::TooLarge, detail))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::stream;
+
+    use super::*;
+
+    /// How many of this many chunks of 32 KiB are read, and whether the body is taken.
+    async fn taken(chunks: usize) -> (usize, bool) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        let body = stream::iter(0..chunks).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![b' '; 32 * 1024])
+        });
+        let outcome = collect(Body::from_stream(body)).await;
+        assert!(outcome.as_ref().is_ok_and(|bytes| bytes.len() == chunks * 32 * 1024) || outcome.is_err());
+        (read.load(Ordering::Relaxed), outcome.is_ok())
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_read_to_its_end_but_not_for_ever() {
+        assert_eq!(taken(2).await, (2, true));
+        assert_eq!(taken(3).await, (3, false));
+        assert_eq!(taken(32).await, (32, false));
+        // The chunk that shows that there is more.
+        assert_eq!(taken(1000).await, (33, false));
+    }
+}
