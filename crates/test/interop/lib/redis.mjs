@@ -23,16 +23,18 @@ function accepts(port) {
 
 export class Redis {
   #dir;
+  #addresses;
   #process = null;
 
-  constructor(port, dir) {
+  constructor(port, dir, addresses) {
     this.port = port;
     this.#dir = dir;
+    this.#addresses = addresses;
     this.url = `redis://127.0.0.1:${port}`;
   }
 
   async start() {
-    const options = ['--port', this.port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.#dir];
+    const options = ['--port', this.port, '--bind', '127.0.0.1', ...this.#addresses, '--protected-mode', 'no', '--save', '', '--appendonly', 'no', '--dir', this.#dir];
     this.#process = spawn('redis-server', options.map(String), { stdio: 'ignore' });
     this.#process.on('error', () => {});
     await until('redis-server accepts connections', () => accepts(this.port));
@@ -67,10 +69,10 @@ export class Redis {
   }
 }
 
-/** Starts a server of its own for the stage. */
-export async function startRedis(stage) {
+/** Starts a server of its own for the stage, on loopback and on `addresses` of this host. */
+export async function startRedis(stage, { addresses = [] } = {}) {
   const dir = await mkdtemp(join(tmpdir(), 'tidegate-redis-'));
-  const redis = new Redis(await freePort(), dir);
+  const redis = new Redis(await freePort(), dir, addresses);
   stage.defer(async () => {
     await redis.kill();
     await rm(dir, { recursive: true, force: true });

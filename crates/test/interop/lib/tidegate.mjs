@@ -77,12 +77,12 @@ export class Tidegate {
   #lines = [];
   #stopping = false;
 
-  constructor(child, port, nodes) {
+  constructor(child, host, port, nodes) {
     this.#child = child;
     this.port = port;
     this.ports = Array.from({ length: nodes }, (_, node) => port + 10 * node);
-    this.urls = this.ports.map((each) => `http://127.0.0.1:${each}`);
-    this.admins = this.ports.map((each) => `http://127.0.0.1:${each + 1}`);
+    this.urls = this.ports.map((each) => `http://${host}:${each}`);
+    this.admins = this.ports.map((each) => `http://${host}:${each + 1}`);
     [this.url] = this.urls;
     [this.admin] = this.admins;
     this.#exit = once(child, 'exit').then(([code, signal]) => ({ code, signal }));
@@ -126,10 +126,12 @@ export class Tidegate {
     });
   }
 
-  static async start(stage, { args, env, port, nodes }) {
+  static async start(stage, { args, env, host, port, nodes, cell }) {
     await access(BINARY);
-    const child = spawn(BINARY, args, { env: { ...cleanEnvironment(), ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
-    const tidegate = new Tidegate(child, port, nodes);
+    // What enters the namespace becomes the program: the child's id is the program's.
+    const [program, ...rest] = [...(cell ? ['nsenter', `--net=/run/netns/${cell.name}`, '--'] : []), BINARY, ...args];
+    const child = spawn(program, rest, { env: { ...cleanEnvironment(), ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const tidegate = new Tidegate(child, host, port, nodes);
     stage.defer(() => tidegate.stop());
     await tidegate.#untilReady(nodes);
     return tidegate;
@@ -192,16 +194,18 @@ export class Tidegate {
 
 /**
  * Starts `tidegate serve`.
- * `settings` become environment variables, `config` (TOML text) a file; `dev` is on unless switched off.
+ * `settings` become environment variables, `config` (TOML text) a file; `dev` is on unless switched off. In a `cell`
+ * it is reached, and reaches Redis, over the links of that.
  */
-export async function startTidegate(stage, { settings = {}, config, dev = true, nodes = 1, redis, nodeId, port } = {}) {
+export async function startTidegate(stage, { settings = {}, config, dev = true, nodes = 1, redis, nodeId, port, cell } = {}) {
   const base = port ?? (await freePort(nodes));
-  const args = ['serve', '--listen', `127.0.0.1:${base}`, '--admin-listen', `127.0.0.1:${base + 1}`];
+  const host = cell?.address ?? '127.0.0.1';
+  const args = ['serve', '--listen', `${host}:${base}`, '--admin-listen', `${host}:${base + 1}`];
   if (dev) args.push('--dev');
   if (nodes > 1) args.push('--nodes', String(nodes));
-  if (redis) args.push('--redis', redis.url ?? redis);
+  if (redis) args.push('--redis', cell ? `redis://${cell.redisAddress}:${redis.port}` : (redis.url ?? redis));
   if (nodeId) args.push('--node-id', nodeId);
   if (config) args.push('--config', await configFile(stage, config));
   const env = { TIDEGATE_LOG__FORMAT: 'json', TIDEGATE_DRAIN__TIMEOUT_MS: String(DRAIN_TIMEOUT_MS), ...environment(settings) };
-  return Tidegate.start(stage, { args, env, port: base, nodes });
+  return Tidegate.start(stage, { args, env, host, port: base, nodes, cell });
 }
