@@ -18,7 +18,7 @@ pub mod request;
 pub use broker::{Broker, Subscriber};
 pub use code::ErrorCode;
 pub use ids::{ClaimId, Incarnation, MessageId, Namespace, NodeId, RequestId, Room, SessionId};
-pub use publication::{EVENTS_RESERVED, Flags, Publication, Rooms, Topic};
+pub use publication::{EVENTS_RESERVED, Flags, PRESENCE_EVENTS, Publication, Rooms, Topic};
 pub use reason::DisconnectReason;
 pub use registry::SessionRegistry;
 pub use request::{Answer, Ask, Asker, RemoteSocket, Request, Selection};

@@ -21,6 +21,9 @@ pub const EVENTS_RESERVED: [&str; 11] = [
     "presence_leave",
 ];
 
+/// The events that only a publication with [`Flags::presence`] may have.
+pub const PRESENCE_EVENTS: [&str; 2] = ["presence_join", "presence_leave"];
+
 /// A few rooms: most publications name one, or none.
 pub type Rooms = SmallVec<[Room; 1]>;
 
@@ -46,6 +49,8 @@ pub struct Publication {
 pub struct Flags {
     /// May be dropped for a receiver that cannot take it at once.
     pub volatile: bool,
+    /// It is one of the gateway's own presence events, [`PRESENCE_EVENTS`], which nobody else may send.
+    pub presence: bool,
 }
 
 /// What a node subscribes to: exactly what it has a local receiver for.

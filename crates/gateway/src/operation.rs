@@ -357,7 +357,7 @@ fn outgoing(
         namespace: session.namespace.clone(),
         rooms: room.map(Room::from).into_iter().collect(),
         except,
-        flags: Flags { volatile: asked.volatile },
+        flags: Flags { volatile: asked.volatile, presence: false },
         data: out.into(),
     };
     Ok((publication, id))

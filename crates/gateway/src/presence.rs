@@ -37,7 +37,7 @@ fn announcement(change: &Change<'_>) -> Publication {
         namespace: namespace.clone(),
         rooms: Rooms::from_iter([room.clone()]),
         except: Rooms::from_iter([Room::from(session.as_str())]),
-        flags: Flags::default(),
+        flags: Flags { presence: true, ..Flags::default() },
         data: data.into(),
     }
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use tidegate_core::{EVENTS_RESERVED, Flags, Namespace, Publication, Room, Rooms};
+use tidegate_core::{EVENTS_RESERVED, Flags, Namespace, PRESENCE_EVENTS, Publication, Room, Rooms};
 use tidegate_msgpack::{self as msgpack, Reader, Token, write};
 
 /// The Socket.IO packet type of an event. The adapter keeps it also for events with binary arguments.
@@ -21,6 +21,9 @@ const UID_EMITTER: &[u8] = b"\xa7emitter";
 
 const FLAGS_NONE: &[u8] = b"\x80";
 const FLAGS_VOLATILE: &[u8] = b"\x81\xa8volatile\xc3";
+
+/// A flag of our own, which other servers pass over.
+const FLAGS_PRESENCE: &[u8] = b"\x81\xa8presence\xc3";
 
 /// Why a payload is not delivered. All of it is the fault of whoever published it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +94,12 @@ impl<'a> Envelope<'a> {
             rooms: publication.rooms.clone(),
             except: publication.except.clone(),
             flags: publication.flags,
-            flags_raw: if publication.flags.volatile { FLAGS_VOLATILE } else { FLAGS_NONE },
+            flags_raw: match publication.flags {
+                // The gateway's own events are never volatile.
+                Flags { presence: true, .. } => FLAGS_PRESENCE,
+                Flags { volatile: true, .. } => FLAGS_VOLATILE,
+                Flags { .. } => FLAGS_NONE,
+            },
             data: &publication.data,
         }
     }
@@ -129,7 +137,7 @@ impl<'a> Envelope<'a> {
         if !reader.is_empty() {
             return Err(Refusal::Malformed);
         }
-        check_event(data)?;
+        check_event(data, envelope.flags.presence)?;
         Ok(envelope)
     }
 
@@ -246,6 +254,7 @@ pub(crate) fn flags<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Flags), Re
     for _ in 0..count {
         match inside.token()? {
             Token::Str(b"volatile") => flags.volatile = inside.value()? == [0xc3],
+            Token::Str(b"presence") => flags.presence = inside.value()? == [0xc3],
             Token::Str(_) => inside.skip()?,
             _ => return Err(Refusal::Malformed),
         }
@@ -253,14 +262,21 @@ pub(crate) fn flags<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Flags), Re
     Ok((raw, flags))
 }
 
-/// Checks that `data`, one complete value, is an event that clients may be given.
-pub(crate) fn check_event(data: &[u8]) -> Result<(), Refusal> {
+fn is_one_of(events: &[&str], name: &[u8]) -> bool {
+    events.iter().any(|event| event.as_bytes() == name)
+}
+
+/// Checks that `data`, one complete value, is an event that clients may be given: with `presence`, one of the
+/// gateway's own about it, and without, none of them.
+pub(crate) fn check_event(data: &[u8], presence: bool) -> Result<(), Refusal> {
     let mut reader = Reader::new(data);
     if reader.array()? == 0 {
         return Err(Refusal::Malformed);
     }
     match reader.token()? {
-        Token::Str(name) if EVENTS_RESERVED.iter().any(|reserved| reserved.as_bytes() == name) => {
+        Token::Str(name)
+            if is_one_of(&EVENTS_RESERVED, name) && !(presence && is_one_of(&PRESENCE_EVENTS, name)) =>
+        {
             return Err(Refusal::ReservedEvent);
         }
         Token::Str(_) | Token::UInt(_) | Token::Int(_) | Token::F32(_) | Token::F64(_) => {}
@@ -323,7 +339,11 @@ mod tests {
     #[test]
     fn what_is_no_broadcast_is_refused() {
         let event = |data: &[u8]| payload(&[b"\x82\xa4type\x02\xa4data", data].concat(), b"\x80");
-        let cases: [(&str, Vec<u8>, Refusal); 14] = [
+        let presence = |data: &[u8]| {
+            let opts = [b"\x81\xa5flags", FLAGS_PRESENCE].concat();
+            payload(&[b"\x82\xa4type\x02\xa4data", data].concat(), &opts)
+        };
+        let cases: [(&str, Vec<u8>, Refusal); 16] = [
             ("nothing", vec![], Refusal::Malformed),
             ("text", b"{\"uid\":1}".to_vec(), Refusal::Malformed),
             ("a pair", [b"\x92\xa3uid", PACKET].concat(), Refusal::Malformed),
@@ -337,6 +357,8 @@ mod tests {
             ("an event without a name", event(b"\x91\xc0"), Refusal::Malformed),
             ("a library's event", event(b"\x91\xaadisconnect"), Refusal::ReservedEvent),
             ("the gateway's event", event(b"\x91\xa7evicted"), Refusal::ReservedEvent),
+            ("the gateway's event", event(b"\x91\xadpresence_join"), Refusal::ReservedEvent),
+            ("what is no presence event", presence(b"\x91\xa7evicted"), Refusal::ReservedEvent),
             (
                 "eleven attachments",
                 event(&[b"\x9c\xa1e", b"\xc4\x01x".repeat(11).as_slice()].concat()),
@@ -350,6 +372,7 @@ mod tests {
             Envelope::decode(&event(&[b"\x9b\xa1e", b"\xc4\x01x".repeat(10).as_slice()].concat())).is_ok()
         );
         assert!(Envelope::decode(&event(b"\x91\x07")).is_ok(), "numbers are events, too");
+        assert!(Envelope::decode(&presence(b"\x91\xadpresence_join")).unwrap().flags.presence);
     }
 
     #[test]
@@ -377,7 +400,7 @@ mod tests {
                     namespace: Namespace::from(namespace),
                     rooms: rooms.into_iter().map(Room::from).collect(),
                     except: except.into_iter().map(Room::from).collect(),
-                    flags: Flags { volatile },
+                    flags: Flags { volatile, presence: false },
                     data: data.into(),
                 }
             },

@@ -160,7 +160,7 @@ impl<'a> Fields<'a> {
         if packet_namespace != namespace.as_str() {
             return Err(adapter::Refusal::NamespaceMismatch.into());
         }
-        check_event(data)?;
+        check_event(data, false)?;
         let (flags, timeout) = (opts.flags, opts.timeout);
         let Selection { rooms, except } = opts.into();
         let publication =
