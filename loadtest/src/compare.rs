@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::record::Record;
 
 /// The figures of one label in one setting, by name.
-type Figures = BTreeMap<&'static str, Vec<f64>>;
+type Figures = BTreeMap<String, Vec<f64>>;
 
 /// A table of every setting and figure: the median per label, the number of runs, the ratio to `base`.
 pub(crate) fn table(lines: &str, base: &str) -> anyhow::Result<String> {
@@ -30,7 +30,7 @@ pub(crate) fn table(lines: &str, base: &str) -> anyhow::Result<String> {
         for (label, figures) in labels {
             for (name, values) in figures {
                 let middle = median(values);
-                write!(out, "  {label:<12} {name:<32} {middle:>14.3}  of {} runs", values.len())?;
+                write!(out, "  {label:<12} {name:<40} {middle:>14.3}  of {} runs", values.len())?;
                 let base_values = labels.get(base).filter(|_| label != base).and_then(|base| base.get(name));
                 match base_values.map(|values| median(values)) {
                     Some(base_middle) if base_middle != 0.0 => {
@@ -45,7 +45,10 @@ pub(crate) fn table(lines: &str, base: &str) -> anyhow::Result<String> {
 }
 
 /// What a record is about, whose it is, and its figures.
-fn figures(record: Record) -> (String, String, Vec<(&'static str, f64)>) {
+fn figures(record: Record) -> (String, String, Vec<(String, f64)>) {
+    let named = |figures: Vec<(&str, f64)>| {
+        figures.into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect()
+    };
     match record {
         Record::Fanout(run) => {
             let setting = format!(
@@ -62,7 +65,7 @@ fn figures(record: Record) -> (String, String, Vec<(&'static str, f64)>) {
             ];
             figures.extend(run.server_us_per_delivery.map(|us| ("server CPU, us per delivery", us)));
             figures.extend(run.connect_cpu_us.map(|us| ("server CPU, us per connection", us)));
-            (setting, run.label, figures)
+            (setting, run.label, named(figures))
         }
         Record::Idle(run) => {
             let figures = vec![
@@ -70,8 +73,9 @@ fn figures(record: Record) -> (String, String, Vec<(&'static str, f64)>) {
                 ("server CPU, us per connection", run.connect_cpu_us),
                 ("missing, repeated or lost", f64::from(run.lost)),
             ];
-            (format!("idle, {} connections", run.connections), run.label, figures)
+            (format!("idle, {} connections", run.connections), run.label, named(figures))
         }
+        Record::Takeover(run) => (run.setting(), run.label.clone(), run.figures()),
     }
 }
 

@@ -158,7 +158,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fa
         server_cpu,
         server_us_per_delivery: server_cpu.map(|cpu| cpu.us_per(deliveries)),
         load_us_per_delivery: load_cpu.us_per(deliveries),
-        latency_us: seen.latency_us(),
+        latency_us: Latency::of(&seen.latency_ns),
         late: seen.late,
         repeated: seen.repeated,
         missing: (published * u64::from(subscribers)).saturating_sub(deliveries),
@@ -232,14 +232,7 @@ fn stamp(text: &str) -> Option<(u64, u64)> {
 
 impl Course {
     fn new(options: &Options) -> anyhow::Result<Course> {
-        // From a microsecond to a minute at two digits: what is beyond counts as its end.
-        let tally = || {
-            Ok(Mutex::new(Tally {
-                latency_ns: Histogram::new_with_bounds(1000, 60_000_000_000, 2)?,
-                late: 0,
-                repeated: 0,
-            }))
-        };
+        let tally = || Ok(Mutex::new(Tally { latency_ns: Latency::histogram()?, late: 0, repeated: 0 }));
         Ok(Course {
             started: Instant::now(),
             measured_from: options.warm_up,
@@ -291,17 +284,6 @@ impl Course {
             sum.repeated += tally.repeated;
         }
         sum
-    }
-}
-
-impl Tally {
-    fn latency_us(&self) -> Latency {
-        let us = |ns: u64| ns as f64 / 1e3;
-        Latency {
-            p50: us(self.latency_ns.value_at_quantile(0.5)),
-            p99: us(self.latency_ns.value_at_quantile(0.99)),
-            max: us(self.latency_ns.max()),
-        }
     }
 }
 

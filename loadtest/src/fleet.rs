@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tidegate_client::raw::Connection;
 use tidegate_client::{Reason, Value};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -31,16 +30,17 @@ pub(crate) fn auth(target: &Target, index: u32) -> Option<Value> {
     target.users.then(|| serde_json::json!({ "user": format!("u{index}") }).into())
 }
 
-/// Opens `count` connections, some at a time, and lets each run in a task of the set, which ends with the reason
-/// when the connection does. Dropping the set closes them all.
-pub(crate) async fn open<C, R>(
+/// Opens `count` connections, or what else `connect` makes of an index, some at a time, and lets each run in a task of
+/// the set, which ends with the reason when the connection does. Dropping the set closes them all.
+pub(crate) async fn open<T, C, R>(
     count: u32,
     opening_max: u32,
     connect: impl Fn(u32) -> C,
-    run: impl Fn(Connection) -> R,
+    run: impl Fn(T) -> R,
 ) -> anyhow::Result<JoinSet<Reason>>
 where
-    C: Future<Output = anyhow::Result<Connection>> + Send + 'static,
+    T: Send + 'static,
+    C: Future<Output = anyhow::Result<T>> + Send + 'static,
     R: Future<Output = Reason> + Send + 'static,
 {
     let (mut opening, mut running) = (JoinSet::new(), JoinSet::new());

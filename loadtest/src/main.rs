@@ -7,7 +7,9 @@ mod fleet;
 mod idle;
 mod process;
 mod record;
+mod redis;
 mod seen;
+mod takeover;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +20,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::record::{Record, append};
 
 #[derive(Parser)]
-#[command(name = "tidegate-loadtest", about = "Measures Socket.IO servers: fan-out and idle connections")]
+#[command(
+    name = "tidegate-loadtest",
+    about = "Measures Socket.IO servers: fan-out, idle connections and sessions that move"
+)]
 struct Cli {
     #[command(subcommand)]
     scenario: Scenario,
@@ -39,6 +44,13 @@ enum Scenario {
         target: Target,
         #[command(flatten)]
         options: idle::Options,
+    },
+    /// Users who log in on one node and then on the other: how fast a session moves, and what that costs Redis.
+    Takeover {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        options: takeover::Options,
     },
     /// Prints the medians of recorded runs, and their ratio to a base.
     Compare {
@@ -101,6 +113,10 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
             let record = runtime(target.threads)?.block_on(idle::run(&target, &options))?;
             (target, Record::Idle(record))
         }
+        Scenario::Takeover { target, options } => {
+            let record = runtime(target.threads)?.block_on(takeover::run(&target, &options))?;
+            (target, Record::Takeover(Box::new(record)))
+        }
         Scenario::Compare { file, base } => {
             let lines = std::fs::read_to_string(&file).with_context(|| format!("failed to read {file:?}"))?;
             print!("{}", compare::table(&lines, &base)?);
@@ -124,4 +140,16 @@ fn runtime(threads: u32) -> anyhow::Result<tokio::runtime::Runtime> {
         builder.worker_threads(threads as usize);
     }
     builder.enable_all().build().context("failed to start the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_two_settings_of_a_scenario_share_a_name() {
+        Cli::command().debug_assert();
+    }
 }

@@ -6,9 +6,11 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::process::Cpu;
+use crate::takeover::Takeover;
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +18,7 @@ use crate::process::Cpu;
 pub(crate) enum Record {
     Fanout(Fanout),
     Idle(Idle),
+    Takeover(Box<Takeover>),
 }
 
 /// One publisher, one room.
@@ -35,6 +38,7 @@ pub(crate) struct Fanout {
     pub(crate) server_us_per_delivery: Option<f64>,
     /// The tool's own CPU per delivery; with `seconds` it says whether the tool was the limit.
     pub(crate) load_us_per_delivery: f64,
+    /// From the moment of the publish to the delivery.
     pub(crate) latency_us: Latency,
     /// Deliveries that something newer had overtaken.
     pub(crate) late: u64,
@@ -48,12 +52,31 @@ pub(crate) struct Fanout {
     pub(crate) connect_cpu_us: Option<f64>,
 }
 
-/// From the moment of the publish to the delivery.
+/// How long something took, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) max: f64,
+}
+
+impl Latency {
+    /// For nanoseconds, from a microsecond to a minute at two digits: what is beyond counts as its end.
+    pub(crate) fn histogram() -> anyhow::Result<Histogram<u64>> {
+        Ok(Histogram::new_with_bounds(1000, 60_000_000_000, 2)?)
+    }
+
+    /// Of a histogram of nanoseconds.
+    pub(crate) fn of(ns: &Histogram<u64>) -> Latency {
+        let us = |ns: u64| ns as f64 / 1e3;
+        Latency { p50: us(ns.value_at_quantile(0.5)), p99: us(ns.value_at_quantile(0.99)), max: us(ns.max()) }
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {:.0} us, p99 {:.0} us, max {:.0} us", self.p50, self.p99, self.max)
+    }
 }
 
 /// Connections that do nothing.
@@ -71,11 +94,12 @@ pub(crate) struct Idle {
 }
 
 impl Record {
-    /// Whether nothing was lost, repeated or out of order.
+    /// Whether nothing was lost, repeated, out of order or refused.
     pub(crate) fn is_sound(&self) -> bool {
         match self {
             Record::Fanout(run) => run.late == 0 && run.repeated == 0 && run.missing == 0 && run.lost == 0,
             Record::Idle(run) => run.lost == 0,
+            Record::Takeover(run) => run.is_sound(),
         }
     }
 }
@@ -102,8 +126,7 @@ impl fmt::Display for Record {
                     )?;
                 }
                 writeln!(f, "  load CPU {:.3} us per delivery", run.load_us_per_delivery)?;
-                let Latency { p50, p99, max } = run.latency_us;
-                writeln!(f, "  latency p50 {p50:.0} us, p99 {p99:.0} us, max {max:.0} us")?;
+                writeln!(f, "  latency {}", run.latency_us)?;
                 write!(f, "  connected in {:.2} s", run.connect_seconds)?;
                 if let Some(us) = run.connect_cpu_us {
                     write!(f, ", server CPU {us:.0} us per connection")?;
@@ -127,6 +150,7 @@ impl fmt::Display for Record {
                     run.connect_seconds, run.connect_cpu_us, run.lost
                 )
             }
+            Record::Takeover(run) => run.fmt(f),
         }
     }
 }

@@ -1,0 +1,239 @@
+//! What a run of the scenario found.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::Latency;
+use crate::redis::Cost;
+
+/// Fewer calls of a command than this for each login, or in a second, are not printed.
+const CALLS_SHOWN_MIN: f64 = 0.005;
+
+/// Users who log in on one node, and then move to the other and back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Takeover {
+    pub(crate) label: String,
+    pub(crate) users: u32,
+    pub(crate) rounds: u32,
+    /// Logins begun per second, 0 for as many as can be.
+    pub(crate) rate: u32,
+    pub(crate) in_flight: u32,
+    /// The logins that displace nobody.
+    pub(crate) first: Logins,
+    /// The logins that displace the user's session on the other node.
+    pub(crate) takeover: Logins,
+    pub(crate) redis_bytes: Option<Bytes>,
+    pub(crate) kept: Option<Kept>,
+    /// Logins that were refused or not answered, or whose displaced session heard nothing of it.
+    pub(crate) failed: u64,
+    /// Users whose connection ended.
+    pub(crate) lost: u32,
+}
+
+/// Logins of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Logins {
+    /// Those that succeeded.
+    pub(crate) count: u64,
+    pub(crate) seconds: f64,
+    pub(crate) per_second: f64,
+    /// From the CONNECT to its answer.
+    pub(crate) answer_us: Latency,
+    /// From the CONNECT to the DISCONNECT of the displaced session.
+    pub(crate) farewell_us: Option<Latency>,
+    /// CPU of the nodes for each, absent without `--pid`.
+    pub(crate) server_us: Option<f64>,
+    /// The tool's own CPU for each.
+    pub(crate) load_us: f64,
+    /// What each cost Redis, without what happens anyway.
+    pub(crate) redis: Option<Cost>,
+}
+
+/// What one session takes of Redis' memory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Bytes {
+    /// One without a user: its channel.
+    pub(crate) anonymous: f64,
+    /// One with a user: its channel and its rows.
+    pub(crate) session: f64,
+}
+
+/// Sessions that do nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) sessions: u32,
+    pub(crate) seconds: f64,
+    /// What Redis does in a second.
+    pub(crate) redis: Cost,
+    /// CPU of the nodes in a second.
+    pub(crate) server_us: Option<f64>,
+}
+
+impl Takeover {
+    /// Whether every login came to a good end.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.failed == 0 && self.lost == 0
+    }
+
+    /// What runs must have in common to be held against each other.
+    pub(crate) fn setting(&self) -> String {
+        let rate = match self.rate {
+            0 => "as fast as can be".to_owned(),
+            rate => format!("{rate} a second"),
+        };
+        format!("takeover, {} users, {rate}, {} in flight", self.users, self.in_flight)
+    }
+
+    /// The figures by name.
+    pub(crate) fn figures(&self) -> Vec<(String, f64)> {
+        let mut figures = Vec::new();
+        let mut add = |name: String, figure: f64| figures.push((name, figure));
+        for (kind, logins) in [("first login", &self.first), ("takeover", &self.takeover)] {
+            add(format!("{kind}: per second"), logins.per_second);
+            let farewell = logins.farewell_us.map(|latency| ("to disconnect", latency));
+            for (what, latency) in [("to answer", logins.answer_us)].into_iter().chain(farewell) {
+                add(format!("{kind}: {what}, p50, us"), latency.p50);
+                add(format!("{kind}: {what}, p99, us"), latency.p99);
+                add(format!("{kind}: {what}, max, us"), latency.max);
+            }
+            add(format!("{kind}: load CPU, us"), logins.load_us);
+            if let Some(us) = logins.server_us {
+                add(format!("{kind}: server CPU, us"), us);
+            }
+            for (name, figure) in logins.redis.iter().flat_map(redis_figures) {
+                add(format!("{kind}: {name}"), figure);
+            }
+        }
+        if let Some(bytes) = self.redis_bytes {
+            add("Redis bytes per anonymous session".to_owned(), bytes.anonymous);
+            add("Redis bytes per session".to_owned(), bytes.session);
+        }
+        if let Some(kept) = &self.kept {
+            if let Some(us) = kept.server_us {
+                add("kept, in a second: server CPU, us".to_owned(), us);
+            }
+            for (name, figure) in redis_figures(&kept.redis) {
+                add(format!("kept, in a second: {name}"), figure);
+            }
+        }
+        add("failed or lost".to_owned(), self.failed as f64 + f64::from(self.lost));
+        figures
+    }
+}
+
+fn shown(cost: &Cost) -> impl Iterator<Item = (&String, f64)> {
+    let calls = cost.calls.iter().map(|(name, &calls)| (name, calls));
+    calls.filter(|(_, calls)| *calls >= CALLS_SHOWN_MIN)
+}
+
+fn redis_figures(cost: &Cost) -> Vec<(String, f64)> {
+    let mut figures =
+        vec![("Redis CPU, us".to_owned(), cost.cpu_us), ("Redis commands".to_owned(), cost.calls_total())];
+    figures.extend(shown(cost).map(|(name, calls)| (format!("Redis {name}"), calls)));
+    figures
+}
+
+impl fmt::Display for Takeover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}, {} rounds", self.label, self.setting(), self.rounds)?;
+        writeln!(f, "  first login: {}", self.first)?;
+        writeln!(f, "  takeover: {}", self.takeover)?;
+        if let Some(bytes) = self.redis_bytes {
+            writeln!(
+                f,
+                "  Redis memory: {:.0} bytes per session, {:.0} per anonymous one",
+                bytes.session, bytes.anonymous
+            )?;
+        }
+        if let Some(kept) = &self.kept {
+            write!(
+                f,
+                "  {} sessions kept for {:.0} s, each second: {}",
+                kept.sessions, kept.seconds, kept.redis
+            )?;
+            match kept.server_us {
+                Some(us) => writeln!(f, ", server CPU {us:.0} us")?,
+                None => writeln!(f)?,
+            }
+        }
+        write!(f, "  {} logins failed, {} users lost", self.failed, self.lost)
+    }
+}
+
+impl fmt::Display for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {:.2} s, {:.0} per second", self.count, self.seconds, self.per_second)?;
+        write!(f, "\n    CONNECT to answer {}", self.answer_us)?;
+        if let Some(farewell) = self.farewell_us {
+            write!(f, "\n    CONNECT to the old session's DISCONNECT {farewell}")?;
+        }
+        write!(f, "\n    each: load CPU {:.0} us", self.load_us)?;
+        if let Some(us) = self.server_us {
+            write!(f, ", server CPU {us:.0} us")?;
+        }
+        if let Some(redis) = &self.redis {
+            write!(f, "\n    each: {redis}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis CPU {:.1} us, {:.2} commands", self.cpu_us, self.calls_total())?;
+        for (at, (name, calls)) in shown(self).enumerate() {
+            write!(f, "{}{name} {calls:.2}", if at == 0 { " (" } else { ", " })?;
+        }
+        if shown(self).next().is_some() { write!(f, ")") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn logins(farewell_us: Option<Latency>) -> Logins {
+        let calls = BTreeMap::from([("evalsha".to_owned(), 2.0), ("ping".to_owned(), 0.001)]);
+        Logins {
+            count: 4,
+            seconds: 2.0,
+            per_second: 2.0,
+            answer_us: Latency { p50: 1.0, p99: 2.0, max: 3.0 },
+            farewell_us,
+            server_us: None,
+            load_us: 7.0,
+            redis: Some(Cost { calls, cpu_us: 30.0 }),
+        }
+    }
+
+    #[test]
+    fn a_run_is_told_with_what_was_measured_and_nothing_else() {
+        let mut run = Takeover {
+            label: "tidegate".to_owned(),
+            users: 4,
+            rounds: 1,
+            rate: 0,
+            in_flight: 2,
+            first: logins(None),
+            takeover: logins(Some(Latency { p50: 4.0, p99: 5.0, max: 6.0 })),
+            redis_bytes: None,
+            kept: None,
+            failed: 0,
+            lost: 0,
+        };
+        let figures = BTreeMap::from_iter(run.figures());
+        assert_eq!(figures["takeover: to disconnect, max, us"], 6.0);
+        assert_eq!(figures["first login: Redis evalsha"], 2.0);
+        let is_absent = |name: &str| !figures.keys().any(|key| key.contains(name));
+        assert!(is_absent("first login: to disconnect") && is_absent("ping") && is_absent("kept"));
+        let text = run.to_string();
+        assert!(text.contains("2.00 commands (evalsha 2.00)") && !text.contains("memory"), "{text}");
+
+        assert!(run.is_sound());
+        run.failed = 1;
+        assert!(!run.is_sound());
+    }
+}
