@@ -55,13 +55,16 @@ impl RedisBroker {
     /// first pulse does. `subscriber` may be called from now on.
     ///
     /// # Errors
-    /// At once when the URL cannot be used or the server is too old; when nothing usable answers within
+    /// At once when the URL or the prefix cannot be used, or the server is too old; when nothing usable answers within
     /// `connect_timeout`, with the reason of the last attempt.
     pub async fn connect(
         options: Options,
         subscriber: Arc<dyn Subscriber>,
     ) -> Result<Arc<Self>, ConnectError> {
         let deadline = Instant::now() + options.connect_timeout;
+        if options.prefix.contains(['{', '}']) {
+            return Err(ConnectError::Prefix { prefix: options.prefix });
+        }
         let server = Arc::new(Server::parse(&options)?);
         let mut first = first_session(&server, &options, deadline).await?;
         let run_id = settling::run_id(&mut first.connection, options.pulse_timeout()).await;

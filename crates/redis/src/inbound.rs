@@ -28,9 +28,9 @@ const PUBLICATIONS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// about 400,000 of the smallest.
 const PUBLICATION_OVERHEAD: usize = size_of::<Arrived>() + 32;
 
-/// What may wait on the node's channel. A node hears its own pulse there a few times a second, and of evictions: as
-/// many at once as it has sessions when all of them come back elsewhere before it is found dead. A burst of this many
-/// is taken out of the queue within some 10 ms; more than that in one such moment makes the node deaf for another.
+/// What may wait on the node's channel. A node hears its own pulse there a few times a second, and of evictions:
+/// thousands in a row when its clients come back elsewhere while it is stuck. Each takes some 300 bytes here. Should
+/// even this many pile up, the node is deaf, and asks the registry about all of its sessions anyway.
 const NODE_MESSAGES_MAX: usize = 16 * 1024;
 
 /// Publications that are taken from the queue at a time; between two such runs other tasks get their turn.

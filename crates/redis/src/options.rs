@@ -9,7 +9,8 @@ use tidegate_core::{Incarnation, NodeId};
 pub struct Options {
     /// `redis://[[user]:password@]host[:port][/db]`; [`check_url`](crate::check_url) says whether it can be used.
     pub url: String,
-    /// Before every key and channel of Tidegate's own.
+    /// Before every key and channel of Tidegate's own. It must not hold a brace: what stands in the first braces of a
+    /// key decides where Redis Cluster keeps it.
     pub prefix: String,
     /// Before the channels shared with `@socket.io/redis-adapter`.
     pub adapter_prefix: String,
@@ -62,6 +63,12 @@ pub enum ConnectError {
         url: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The prefix holds a brace.
+    #[error("redis prefix {prefix:?} must be without {{ and }}")]
+    Prefix {
+        /// The prefix.
+        prefix: String,
     },
     /// Nothing usable answered within `connect_timeout`.
     #[error("redis at {url} could not be reached within {timeout:?}: {reason}")]

@@ -52,7 +52,7 @@ impl Registry {
         match answer {
             Answer::Made(claimed) => Ok(claimed),
             Answer::Taken(_) => {
-                self.unindex_held(&[member]).await?;
+                self.unindex_held("claim", &[member]).await?;
                 Err(ClaimError::Taken)
             }
         }
@@ -72,10 +72,17 @@ impl Registry {
             }));
             let mut answers = self.scripts.ask("check", commands).await?;
             let _: u64 = self.scripts.next(&mut answers)?;
-            for _ in batch {
+            let mut absent = Vec::new();
+            for member in members {
                 let verdict =
-                    verdict(self.scripts.next(&mut answers)?).ok_or_else(|| self.unknown("verdict"));
-                verdicts.push(verdict?);
+                    verdict(self.scripts.next(&mut answers)?).ok_or_else(|| self.unknown("verdict"))?;
+                if verdict == Verdict::Absent {
+                    absent.push(member);
+                }
+                verdicts.push(verdict);
+            }
+            if !absent.is_empty() {
+                self.unindex_held("check", &absent).await?;
             }
         }
         Ok(verdicts)
@@ -86,7 +93,7 @@ impl Registry {
         for batch in gone.chunks(BATCH_MAX) {
             self.release("release", batch, None).await?;
             let members: Vec<_> = batch.iter().map(index::held).collect();
-            self.unindex_held(&members).await?;
+            self.unindex_held("release", &members).await?;
         }
         Ok(())
     }
@@ -254,10 +261,10 @@ impl Registry {
         command
     }
 
-    async fn unindex_held(&self, members: &[Vec<u8>]) -> Result<(), Error> {
+    async fn unindex_held(&self, label: &'static str, members: &[Vec<u8>]) -> Result<(), Error> {
         let mut command = redis::cmd("SREM");
         command.arg(&self.held_key).arg(members);
-        let _: u64 = self.scripts.ask_one("release", command).await?;
+        let _: u64 = self.scripts.ask_one(label, command).await?;
         Ok(())
     }
 }
