@@ -532,15 +532,15 @@ async fn a_session_ends_with_its_token() {
     );
 
     // Honoured for five seconds more, which leaves one or two.
-    let short = json!({ "token": token("ann", unix_s() - 3) });
+    let short = |device: &str| json!({ "token": token("ann", unix_s() - 3), "device": device });
     let long = json!({ "token": token("bob", unix_s() + 600) });
     let mut ending = Vec::new();
-    for transports in [Transports::WebSocket, Transports::Polling] {
-        ending.push(connect(a.client().transports(transports).auth(short.clone()), "/").await);
+    for (transports, device) in [(Transports::WebSocket, "one"), (Transports::Polling, "two")] {
+        ending.push(connect(a.client().transports(transports).auth(short(device)), "/").await);
     }
     let staying = connect(a.client().auth(long.clone()), "/").await;
     // Two tokens on one transport: the namespace of the one ends, and the other goes on.
-    let both = connect(a.client().transports(Transports::WebSocket).auth(short), "/").await;
+    let both = connect(a.client().transports(Transports::WebSocket).auth(short("three")), "/").await;
     for client in ending.iter().chain([&staying, &both]) {
         ask_ok(client.socket(), "join", "r").await;
     }

@@ -25,10 +25,9 @@ pub(crate) enum Resume {
     Input,
 }
 
-/// Joins need not wait for each other, and so share a batch.
-fn is_join(packet: &Packet) -> bool {
+fn is(packet: &Packet, operation: Operation) -> bool {
     let Packet::Event { data, .. } = packet else { return false };
-    Event::read(data).is_ok_and(|event| event.name == Some(Operation::Join.as_str()))
+    Event::read(data).is_ok_and(|event| event.name == Some(operation.as_str()))
 }
 
 impl Connection {
@@ -58,11 +57,14 @@ impl Connection {
         let session = self.session(packet.namespace());
         match (packet, session) {
             (Packet::Connect { namespace, auth }, None) => self.on_connect(namespace, auth.as_deref()),
-            (packet @ Packet::Event { .. }, Some(_)) if !self.outbox.is_joined() && !is_join(&packet) => {
+            // Joins need not wait for each other, and so share a batch.
+            (packet @ Packet::Event { .. }, Some(_))
+                if !self.outbox.is_joined() && !is(&packet, Operation::Join) =>
+            {
                 self.deferred = Some(Box::new(packet));
                 Ok(())
             }
-            (packet @ Packet::Event { .. }, Some(_)) if self.must_hold() => {
+            (packet @ Packet::Event { .. }, Some(index)) if self.must_hold(index, &packet) => {
                 self.hold(packet);
                 Ok(())
             }
@@ -221,7 +223,9 @@ impl Connection {
             ));
             return Ok(());
         }
-        if self.node.pulse.check(Instant::now()).is_err() {
+        // A sign of life needs nobody else, and who has no place cannot have lost it.
+        let alone = operation == Some(Operation::Heartbeat) && session.holding.is_none();
+        if !alone && self.node.pulse.check(Instant::now()).is_err() {
             // Held for as long as anything may be; nobody can say now whether this session still has its place.
             reply.refuse(&Refusal::new(ErrorCode::Unavailable, "this node does not hear the cluster"));
             return Ok(());
@@ -248,9 +252,11 @@ impl Connection {
     }
 
     /// Whether an event must wait: the node is deaf, and has not been for long.
-    fn must_hold(&self) -> bool {
+    fn must_hold(&self, index: usize, packet: &Packet) -> bool {
         let now = Instant::now();
-        self.node.pulse.check(now).is_err() && now < self.node.pulse.hold_until(now)
+        self.node.pulse.check(now).is_err()
+            && now < self.node.pulse.hold_until(now)
+            && !(is(packet, Operation::Heartbeat) && self.sessions[index].holding.is_none())
     }
 
     /// Holds an event, and with it everything behind it, until the node hears again or has been deaf for too long.
