@@ -15,11 +15,16 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Ports below the ephemeral range: a client that retries a closed port from that range may connect to itself.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// What a Redis Cluster is divided into.
+const SLOTS: u16 = 16_384;
+
 /// A server on a loopback port of its own, without persistence. It is killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     port: u16,
     directory: PathBuf,
+    /// Whether it is a Redis Cluster of its own.
+    cluster: bool,
     child: Child,
 }
 
@@ -30,12 +35,38 @@ impl RedisServer {
     /// When there is none, or it does not come up: a suite without its server has proven nothing.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// Starts one that is a Redis Cluster all by itself: it owns every slot and insists on a cluster's rules, such as
+    /// that one script touches one slot. It takes two seconds before it serves.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`].
+    #[must_use]
+    pub fn start_cluster() -> Self {
+        let server = Self::start_as(true);
+        // Slot by slot in many commands: older servers know no ranges, and take so much in a line.
+        for begin in (0..SLOTS).step_by(1024) {
+            let slots: String = (begin..begin + 1024).map(|slot| format!(" {slot}")).collect();
+            let answer = server.say(&format!("CLUSTER ADDSLOTS{slots}"));
+            assert!(answer.as_ref().is_ok_and(|answer| answer.starts_with("+OK")), "{answer:?}");
+        }
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !server.say("CLUSTER INFO").is_ok_and(|answer| answer.contains("cluster_state:ok")) {
+            assert!(Instant::now() < deadline, "a cluster of one does not find itself");
+            pause();
+        }
+        server
+    }
+
+    fn start_as(cluster: bool) -> Self {
         for _ in 0..20 {
             let port = next_port();
             let directory =
                 std::env::temp_dir().join(format!("tidegate-redis-{}-{port}", std::process::id()));
             fs::create_dir_all(&directory).expect("a temporary directory can be made");
-            let mut server = Self { port, child: spawn(port, &directory), directory };
+            let mut server = Self { port, child: spawn(port, &directory, cluster), directory, cluster };
             if server.wait_until_up() {
                 return server;
             }
@@ -95,7 +126,7 @@ impl RedisServer {
     pub fn restart(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
-            self.child = spawn(self.port, &self.directory);
+            self.child = spawn(self.port, &self.directory, self.cluster);
             if self.wait_until_up() {
                 return;
             }
@@ -135,16 +166,18 @@ impl RedisServer {
 
     /// Whether this very process answers on the port, and not another that was faster.
     fn answers(&self) -> bool {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"INFO server\r\nQUIT\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok::<_, std::io::Error>(answer)
-        };
         let process = format!("process_id:{}\r\n", self.child.id());
-        ask().is_ok_and(|answer| answer.contains(&process))
+        self.say("INFO server").is_ok_and(|answer| answer.contains(&process))
+    }
+
+    /// Says one line on a connection of its own.
+    fn say(&self, line: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(format!("{line}\r\nQUIT\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 
@@ -171,12 +204,13 @@ fn next_port() -> u16 {
         + u16::try_from(random % u64::from(PORTS.end - PORTS.start)).expect("less than the range is long")
 }
 
-fn spawn(port: u16, directory: &PathBuf) -> Child {
+fn spawn(port: u16, directory: &PathBuf, cluster: bool) -> Child {
     let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
     let spawned = Command::new(&program)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory)
+        .args(["--cluster-enabled", if cluster { "yes" } else { "no" }])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -51,8 +51,10 @@ pub trait Cluster: Sync {
     /// and holds no lease before its first pulse.
     fn join(&self, name: &str) -> impl Future<Output = Node> + Send;
 
-    /// Ends a node as if its process was killed. Its lease is over when this resolves, though others may give it a
-    /// little longer before they reap.
+    /// Joins a node, writes it into the list of nodes and sees to it that it holds no lease, though it lives on.
+    fn join_lapsed(&self, name: &str) -> impl Future<Output = Node> + Send;
+
+    /// Ends a node as if its process was killed. Its lease is over when this resolves.
     fn crash(&self, node: Node) -> impl Future<Output = ()> + Send;
 
     /// The registry forgets every session, and perhaps everything else.

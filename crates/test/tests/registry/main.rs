@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
 mod model;
+mod redis;
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +12,10 @@ use tidegate_core::memory::Exchange;
 use tidegate_core::registry::{Gone, SessionRegistry};
 use tidegate_core::{Incarnation, NodeId, Subscriber};
 use tidegate_test::broker_suite::Recorder;
+use tidegate_test::redis_server::RedisServer;
 use tidegate_test::registry_suite::{Cluster, Node, checks, claims, fence_after, nodes, presence};
+
+use crate::redis::RedisCluster;
 
 /// Nodes on an exchange. It remembers who they are, to make the registry forget what they have.
 #[derive(Default)]
@@ -30,6 +34,13 @@ impl Cluster for MemoryCluster {
         let registry = self.exchange.registry(node.clone(), incarnation.clone(), fence_after(&node));
         self.registries.lock().unwrap().push(Arc::clone(&registry));
         Node { broker, registry, recorder, node, incarnation }
+    }
+
+    async fn join_lapsed(&self, name: &str) -> Node {
+        // A lease that was never taken is as good as one that is over.
+        let late = self.join(name).await;
+        late.registry.tend(None).await.unwrap();
+        late
     }
 
     async fn crash(&self, node: Node) {
@@ -60,6 +71,12 @@ fn the_model_holds_in_memory() {
     model::holds(400, MemoryCluster::default);
 }
 
+#[test]
+fn the_model_holds_on_redis() {
+    let server = Arc::new(RedisServer::start());
+    model::holds(40, || RedisCluster::on(&server));
+}
+
 macro_rules! contract {
     ($($suite:ident: $($test:ident),*;)*) => {
         mod in_memory {
@@ -67,6 +84,21 @@ macro_rules! contract {
             async fn $test() {
                 super::$suite::$test(&super::MemoryCluster::default()).await;
             })*)*
+        }
+        mod on_redis {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$suite::$test(&super::RedisCluster::start()).await;
+            })*)*
+        }
+        /// One after the other on one server: such a one takes its time to start.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn on_the_rules_of_a_redis_cluster() {
+            let server = Arc::new(RedisServer::start_cluster());
+            $($(
+                println!("{}", stringify!($test));
+                $suite::$test(&RedisCluster::on(&server)).await;
+            )*)*
         }
     };
 }

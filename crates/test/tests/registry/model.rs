@@ -435,7 +435,7 @@ impl<'a, C: Cluster> Run<'a, C> {
             );
             let held = node.registry.held().await.unwrap();
             let mine = self.entries.iter().filter(|entry| entry.home.at == at && self.is_alive(&entry.home));
-            prop_assert_eq!(held.len(), mine.clone().count());
+            prop_assert_eq!(held.len(), mine.clone().count(), "held by {}: {:?}", NODES[at], held);
             for entry in mine {
                 prop_assert!(held.contains(&gone(&entry.claim)), "{:?} is not held", entry);
             }
