@@ -51,8 +51,8 @@ fuzz: ## Every parser's fuzz target for SECONDS_PER_TARGET seconds.
 	crates/protocol/fuzz/run.sh $(SECONDS_PER_TARGET)
 
 .PHONY: bench
-bench: ## Fan-out and idle memory, side by side with a stock Socket.IO server.
-	@crates/test/tools.sh build node
+bench: ## Fan-out and idle memory beside a stock Socket.IO server; takeovers. SCENARIO=takeover runs one.
+	@crates/test/tools.sh build redis node
 	loadtest/bench.sh
 
 .PHONY: manifests

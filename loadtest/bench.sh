@@ -1,36 +1,56 @@
 #!/usr/bin/env bash
 # Measures Tidegate and a stock Socket.IO server with the same tool in the same minutes, and prints medians and
-# ratios. See README.md beside this file for the method.
+# ratios; and what only Tidegate does, with two nodes on one Redis. See README.md beside this file for the method.
 #
-#   ROUNDS=3 SCALE=100 loadtest/bench.sh [RECORD_FILE]
+#   ROUNDS=3 SCALE=100 SCENARIO="fanout idle takeover" loadtest/bench.sh [RECORD_FILE]
 #
-# ROUNDS is how often everything is measured; SCALE is the number of messages in percent of the default.
+# ROUNDS is how often everything is measured; SCALE is the number of messages, and of the users of takeover, in
+# percent of the default; SCENARIO is what to run, by default everything.
 # Without RECORD_FILE the record goes to target/bench.jsonl, which is overwritten.
 set -euo pipefail
 
 rounds=${ROUNDS:-3}
 scale=${SCALE:-100}
+read -ra scenarios <<<"${SCENARIO:-fanout idle takeover}"
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 target=${CARGO_TARGET_DIR:-$root/target}
 record=${1:-$target/bench.jsonl}
-load=$target/release/tidegate-loadtest
+tool=$target/release/tidegate-loadtest
 gateway=$target/release/tidegate
 
-server_pid=
-stop_server() {
-    [ -n "$server_pid" ] || return 0
-    kill "$server_pid" 2>/dev/null || true
-    # Both servers stop by themselves; neither gets more than ten seconds for it.
-    for _ in $(seq 100); do
-        kill -0 "$server_pid" 2>/dev/null || break
-        sleep 0.1
-    done
-    kill -KILL "$server_pid" 2>/dev/null || true
-    wait "$server_pid" 2>/dev/null || true
-    server_pid=
+for scenario in "${scenarios[@]}"; do
+    case $scenario in
+    fanout | idle | takeover) ;;
+    *)
+        echo "no such scenario: $scenario" >&2
+        exit 64
+        ;;
+    esac
+done
+runs() {
+    [[ " ${scenarios[*]} " == *" $1 "* ]]
 }
-trap stop_server EXIT
+
+# What was started for the present run, in this order.
+pids=()
+# The last one first: nodes need their Redis until they have stopped.
+stop_servers() {
+    local at pid
+    for ((at = ${#pids[@]} - 1; at >= 0; at--)); do
+        pid=${pids[at]}
+        kill "$pid" 2>/dev/null || true
+        # All of them stop by themselves; none gets more than ten seconds for it.
+        for _ in $(seq 100); do
+            kill -0 "$pid" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    pids=()
+}
+trap stop_servers EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -47,31 +67,49 @@ free_port() {
     node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })'
 }
 
-# start LABEL: starts that server, sets server_pid and url.
-start() {
-    local port admin_port
-    port=$(free_port)
-    if [ "$1" = tidegate ]; then
-        admin_port=$(free_port)
-        "${server_pin[@]}" "$gateway" serve --dev \
-            --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$admin_port" >"$log" 2>&1 &
-    else
-        "${server_pin[@]}" node "$here/stock/server.mjs" "$port" >"$log" 2>&1 &
-    fi
-    server_pid=$!
-    url=http://127.0.0.1:$port
+# launch PORT COMMAND...: starts it and waits until it listens there. taskset executes a command in its own place, so
+# the pid is the server's.
+launch() {
+    local port=$1 log
+    shift
+    log=$work/${#pids[@]}.log
+    "$@" >"$log" 2>&1 &
+    pids+=($!)
     for _ in $(seq 100); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
             return 0
         fi
-        if ! kill -0 "$server_pid" 2>/dev/null; then
+        if ! kill -0 "${pids[-1]}" 2>/dev/null; then
             break
         fi
         sleep 0.1
     done
-    echo "$1 did not start:" >&2
+    echo "it did not start: $*" >&2
     tail -n 20 "$log" >&2
     exit 1
+}
+
+# start LABEL: starts that server and sets url.
+start() {
+    local port
+    port=$(free_port)
+    url=http://127.0.0.1:$port
+    if [ "$1" = tidegate ]; then
+        launch "$port" "${server_pin[@]}" "$gateway" serve --dev \
+            --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$(free_port)"
+    else
+        launch "$port" "${server_pin[@]}" node "$here/stock/server.mjs" "$port"
+    fi
+}
+
+# load LABEL ARGUMENT...: one run.
+load() {
+    local label=$1
+    shift
+    if ! "${load_pin[@]}" "$tool" "$@" --label "$label" --json "$record"; then
+        echo "the run of $label was not sound: $*" >&2
+        unsound=1
+    fi
 }
 
 # measure LABEL SCENARIO ARGUMENT...: a fresh server, one run, its end.
@@ -79,42 +117,80 @@ measure() {
     local label=$1
     shift
     start "$label"
-    # taskset executes the server in its own place, so the pid is the server's.
-    if ! "${load_pin[@]}" "$load" "$@" --url "$url" --pid "$server_pid" --label "$label" --json "$record"; then
-        echo "the run of $label was not sound: $*" >&2
-        unsound=1
-    fi
-    stop_server
+    load "$label" "$@" --url "$url" --pid "${pids[0]}"
+    stop_servers
 }
 
-messages() {
+# measure_takeover ARGUMENT...: a fresh Redis and two fresh nodes, one run, their end.
+measure_takeover() {
+    local redis_port port
+    local urls=()
+    redis_port=$(free_port)
+    # Redis shares the core of the load, of which there is less than of the two nodes. Its own CPU is told by itself.
+    launch "$redis_port" "${load_pin[@]}" redis-server --bind 127.0.0.1 --port "$redis_port" \
+        --save '' --appendonly no --dir "$work"
+    for _ in 1 2; do
+        port=$(free_port)
+        urls+=("http://127.0.0.1:$port")
+        launch "$port" "${server_pin[@]}" "$gateway" serve --config "$work/takeover.toml" \
+            --redis "redis://127.0.0.1:$redis_port" \
+            --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$(free_port)"
+    done
+    load tidegate takeover --url "${urls[0]}" --other-url "${urls[1]}" --redis "redis://127.0.0.1:$redis_port" \
+        --pid "${pids[1]}" --pid "${pids[2]}" "$@"
+    stop_servers
+}
+
+scaled() {
     local scaled=$(($1 * scale / 100))
     echo $((scaled > 0 ? scaled : 1))
 }
 
 cargo build --locked --manifest-path "$root/Cargo.toml" --release -p tidegate -p tidegate-loadtest
-(cd "$here/stock" && npm ci --no-audit --no-fund --loglevel=error)
+if runs fanout || runs idle; then
+    (cd "$here/stock" && npm ci --no-audit --no-fund --loglevel=error)
+fi
 mkdir -p "$(dirname "$record")"
 : >"$record"
-log=$(mktemp)
-trap 'stop_server; rm -f "$log"' EXIT
+work=$(mktemp -d)
+trap 'stop_servers; rm -rf "$work"' EXIT
 unsound=0
+
+# Users need names, and two namespaces: one where their transports wait, and one where their sessions move.
+cat >"$work/takeover.toml" <<'END'
+[auth]
+mode = "none"
+[limits]
+connections_per_ip_max = 0
+[namespaces."/"]
+[namespaces."/takeover"]
+END
 
 for round in $(seq "$rounds"); do
     # Whoever goes first meets a colder or a hotter machine, so the order changes.
     if [ $((round % 2)) = 1 ]; then labels="tidegate stock"; else labels="stock tidegate"; fi
-    for setting in "1000 1 600" "1000 8 2000" "5000 1 150" "5000 8 400"; do
-        read -r subscribers in_flight count <<<"$setting"
-        for label in $labels; do
-            measure "$label" fanout --subscribers "$subscribers" --in-flight "$in_flight" \
-                --messages "$(messages "$count")" --bytes 100
+    if runs fanout; then
+        for setting in "1000 1 600" "1000 8 2000" "5000 1 150" "5000 8 400"; do
+            read -r subscribers in_flight count <<<"$setting"
+            for label in $labels; do
+                measure "$label" fanout --subscribers "$subscribers" --in-flight "$in_flight" \
+                    --messages "$(scaled "$count")" --bytes 100
+            done
         done
-    done
-    for label in $labels; do
-        measure "$label" idle --connections 5000
-    done
+    fi
+    if runs idle; then
+        for label in $labels; do
+            measure "$label" idle --connections 5000
+        done
+    fi
+    if runs takeover; then
+        # As many as 20,000 open files of the load allow, at a pace that leaves room, and kept for a while: how long a
+        # takeover takes, and what sessions cost. Then as fast as can be: how many takeovers there can be.
+        measure_takeover --sessions "$(scaled 9500)" --rate 500 --in-flight 1000 --hold "$(scaled 30)"
+        measure_takeover --sessions "$(scaled 2000)" --rounds 3 --in-flight 64
+    fi
 done
 
 echo
-"$load" compare "$record" --base stock
+"$tool" compare "$record" --base stock
 exit "$unsound"

@@ -109,7 +109,8 @@ impl Counts {
 impl Cost {
     /// Calls of all commands together.
     pub(crate) fn calls_total(&self) -> f64 {
-        self.calls.values().sum()
+        // Not `sum`, which makes a negative zero of no calls.
+        self.calls.values().fold(0.0, |total, calls| total + calls)
     }
 
     /// The share of one of `count`; nothing of nothing.
@@ -171,6 +172,7 @@ mod tests {
         assert_eq!(left.per(40.0), cost(&[("evalsha", 2.0)], 2250.0));
         assert_eq!(left.less(&cost(&[("evalsha", 1000.0)], 1e9), 1.0), cost(&[("evalsha", 0.0)], 0.0));
         assert_eq!(left.per(0.0), Cost::default());
+        assert_eq!(format!("{}", Cost::default().calls_total()), "0");
     }
 
     /// Asks a server that answers the first question with `answer`.
