@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::ids::{ClaimId, NodeId, SessionId};
+use crate::ids::{ClaimId, Namespace, NodeId, RequestId, SessionId};
 use crate::publication::{Publication, Topic};
 use crate::registry::{Eviction, Vitals};
+use crate::request::{Answer, Asker, Request};
 
 /// What a node needs from the thing that joins it to the others.
 ///
@@ -14,6 +15,7 @@ use crate::registry::{Eviction, Vitals};
 /// - A publication reaches the publisher's own node by the same road as every other node.
 /// - What one caller publishes, one call after the other, arrives at each subscribed node in that order.
 ///   Publications of different topics included.
+/// - Requests and answers are publications in all of this: they keep one order with them, and reach the own node, too.
 /// - Delivery is at most once. Whoever was subscribed, without a break, from before the call until after `done`
 ///   was told `Ok` gets it exactly once.
 /// - After [`Broker::subscribe`] has resolved with `Ok`, everything published on the topic anywhere arrives, until
@@ -37,6 +39,21 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Gives up `topics`. Publications already on their way may still arrive. While disconnected it only forgets.
     fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Asks the servers of the request's namespace: all that are subscribed to [`Topic::Requests`], this node included
+    /// if it is. If it has an [`Asker`], of which only the id is looked at, each of them answers what
+    /// [`Ask`](crate::Ask) says. What comes is told through [`Subscriber::answered`], if [`Topic::Answers`] is
+    /// subscribed. `done` and outages are as in [`Broker::publish`].
+    fn request(&self, request: Request, done: Done);
+
+    /// Answers a request of `namespace` that was told through [`Subscriber::request`]; what the asker does not expect
+    /// ([`Asker::expects`]) is not sent. An answer that finds no room, or no way within the broker's command timeout,
+    /// is counted through [`Subscriber::dropped`]: who asks does not wait for ever, either.
+    fn answer(&self, to: &Asker, namespace: &Namespace, answer: Answer);
+
+    /// How many servers are subscribed to [`Topic::Requests`] of `namespace` now, and so will answer. One that is
+    /// dead and not yet noticed counts, too: who asks waits with a limit.
+    fn listeners(&self, namespace: Namespace) -> BoxFuture<'static, Result<usize, Error>>;
 
     /// One beat of the pulse: renews the node's lease for `lease_ttl` and, in the same step, publishes `number` on
     /// the node's own channel, from where it comes back through [`Subscriber::pulse`]. `vitals` are written into
@@ -62,6 +79,14 @@ pub trait Broker: Send + Sync + 'static {
 pub trait Subscriber: Send + Sync + 'static {
     /// A publication of a subscribed topic, or one that crossed with its unsubscription.
     fn publication(&self, publication: Publication);
+
+    /// A request to the servers of a subscribed namespace. One that has an asker is to be answered
+    /// ([`Broker::answer`]), also when there is nothing to tell: whoever asked counts.
+    fn request(&self, request: Request);
+
+    /// An answer to a request, perhaps one of another node: only `id` says so. `from` is the node that answers, none
+    /// if it is a server of another kind.
+    fn answered(&self, id: RequestId, from: Option<NodeId>, answer: Answer);
 
     /// The subscription is whole: every wanted topic is confirmed on one unbroken connection, numbered
     /// `generation`. Numbers only grow.
@@ -91,7 +116,10 @@ pub trait Subscriber: Send + Sync + 'static {
     fn link(&self, up: bool);
 }
 
-/// Told the outcome of one [`Broker::publish`], exactly once.
+/// Under which reason [`Subscriber::dropped`] counts an answer that could not be sent.
+pub const ANSWER_REFUSED: &str = "answer_refused";
+
+/// Told the outcome of one [`Broker::publish`] or [`Broker::request`], exactly once.
 #[expect(clippy::type_complexity, reason = "a boxed callback; a name of its own would say no more")]
 pub struct Done(Option<Box<dyn FnOnce(Result<(), Error>) + Send>>);
 

@@ -53,13 +53,18 @@ pub struct Flags {
     pub presence: bool,
 }
 
-/// What a node subscribes to: exactly what it has a local receiver for.
+/// What a node subscribes to: exactly what it has a use for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// Publications of a namespace that name no room, or several.
     Namespace(Namespace),
     /// Publications that name exactly this room.
     Room(Namespace, Room),
+    /// Requests to the servers of a namespace; see [`Request`](crate::Request). Whoever is subscribed is counted, and
+    /// those who ask wait for its answer.
+    Requests(Namespace),
+    /// Answers to what this node asks in a namespace. Those to others may come along.
+    Answers(Namespace),
 }
 
 impl Publication {

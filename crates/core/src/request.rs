@@ -24,7 +24,28 @@ pub struct Request {
     pub ask: Ask,
 }
 
-/// Who waits for an answer. Made by a broker, and given back to it as it came.
+impl Request {
+    /// What it weighs in a queue, in bytes: what it names and a flat share for the rest.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let names = match &self.ask {
+            Ask::Ids { rooms } => names_weight(rooms),
+            Ask::Join { selection, rooms } | Ask::Leave { selection, rooms } => {
+                selection.weight() + names_weight(rooms)
+            }
+            Ask::Disconnect { selection, .. } | Ask::Fetch { selection } => selection.weight(),
+            Ask::Rooms | Ask::ServerSideEmit { .. } => 0,
+            Ask::Broadcast { publication, .. } => publication.weight(),
+        };
+        size_of::<Self>() + names
+    }
+}
+
+fn names_weight(names: &[Room]) -> usize {
+    names.iter().map(|name| name.as_str().len() + size_of::<Room>()).sum()
+}
+
+/// Who waits for an answer. As a broker tells it, it is given back when the answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asker {
     /// What it calls itself on the bus, if it says.
@@ -39,6 +60,12 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// For a request of one's own. The broker says who asks.
+    #[must_use]
+    pub const fn new(id: RequestId) -> Self {
+        Self { uid: None, node: None, id, only_owner: false }
+    }
+
     /// Whether it can make sense of `answer`. Brokers send no other.
     #[must_use]
     pub fn expects(&self, answer: &Answer) -> bool {
@@ -53,6 +80,12 @@ pub struct Selection {
     pub rooms: Rooms,
     /// But members of none of these.
     pub except: Rooms,
+}
+
+impl Selection {
+    fn weight(&self) -> usize {
+        names_weight(&self.rooms) + names_weight(&self.except)
+    }
 }
 
 /// What is asked.
@@ -131,6 +164,24 @@ pub enum Answer {
     Acknowledged(Bytes),
 }
 
+impl Answer {
+    /// What it weighs in a queue, in bytes: what it names and a flat share for the rest.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let told = match self {
+            Self::Rooms(rooms) => names_weight(rooms),
+            Self::Ids(ids) => ids.iter().map(|id| id.len() + size_of::<Arc<str>>()).sum(),
+            Self::Sockets(sockets) => sockets
+                .iter()
+                .map(|socket| size_of::<RemoteSocket>() + socket.id.len() + names_weight(&socket.rooms))
+                .sum(),
+            Self::Acknowledged(argument) => argument.len(),
+            Self::Done { .. } | Self::Emitted | Self::Clients(_) => 0,
+        };
+        size_of::<Self>() + told
+    }
+}
+
 /// A socket of some server, as told by [`Answer::Sockets`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteSocket {
@@ -154,8 +205,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_about_one_socket_hears_only_from_its_owner() {
-        let id = RequestId::random();
-        let any = Asker { uid: None, node: None, id, only_owner: false };
+        let any = Asker::new(RequestId::random());
         let older = Asker { only_owner: true, ..any.clone() };
         let (none, one) = (Answer::Done { matched: 0 }, Answer::Done { matched: 1 });
         assert!(any.expects(&none) && any.expects(&one));

@@ -4,13 +4,15 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tidegate_core::registry::Eviction;
-use tidegate_core::{ClaimId, Publication, SessionId, Subscriber};
+use tidegate_core::{Answer, ClaimId, NodeId, Publication, Request, RequestId, SessionId, Subscriber};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::hub::{Hub, Job};
 use crate::metrics::Metrics;
 use crate::node::Inner;
 use crate::pulse::Pulse;
+use crate::questions::Questions;
 use crate::takeover::Takeovers;
 
 /// The node's side of the broker port: publications go to the hub, pulses to the pulse.
@@ -19,6 +21,8 @@ pub(crate) struct Inbound {
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) takeovers: Arc<Takeovers>,
+    pub(crate) questions: Arc<Questions>,
+    pub(crate) requests: mpsc::Sender<Request>,
     /// The node, once there is one; it owns the broker that owns this.
     pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
 }
@@ -29,6 +33,16 @@ impl Subscriber for Inbound {
         if refused > 0 {
             self.metrics.dropped("fanout_full", 1);
         }
+    }
+
+    fn request(&self, request: Request) {
+        if self.requests.try_send(request).is_err() {
+            self.metrics.dropped("requests_full", 1);
+        }
+    }
+
+    fn answered(&self, id: RequestId, from: Option<NodeId>, answer: Answer) {
+        self.questions.answered(&id, from, answer);
     }
 
     fn whole(&self, generation: u64) {

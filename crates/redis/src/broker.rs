@@ -1,14 +1,15 @@
 //! The broker port on Redis.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use redis::RedisError;
-use tidegate_core::broker::{Done, Error, PulseError};
+use tidegate_core::broker::{ANSWER_REFUSED, Done, Error, PulseError};
 use tidegate_core::registry::Vitals;
 use tidegate_core::{
-    Broker, ClaimId, NodeId, Publication, SessionId, SessionRegistry, Subscriber, Topic, ids,
+    Answer, Asker, Broker, ClaimId, Namespace, NodeId, Publication, Request, SessionId, SessionRegistry,
+    Subscriber, Topic, ids,
 };
 use tidegate_msgpack::write;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use crate::options::{ConnectError, Options};
 use crate::outbound::Outbound;
 use crate::reaper::connection_name;
 use crate::registry::{Learned, Port, Registry};
+use crate::requests;
 use crate::server::{Backoff, Server, Session, check_version};
 use crate::settling::{self, Settling};
 use crate::subscriptions::{Progress, SubscriptionLink, Subscriptions};
@@ -37,12 +39,16 @@ use crate::subscriptions::{Progress, SubscriptionLink, Subscriptions};
 /// end the broker's tasks, which hold the subscriber; dropping it ends them, too, but waits for nothing.
 pub struct RedisBroker {
     keys: Keys,
+    node: NodeId,
     /// What this process calls itself in envelopes, as MessagePack.
     uid: Vec<u8>,
     outbound: Arc<Outbound>,
     subscriptions: Arc<Subscriptions>,
     lease: Arc<Lease>,
     registry: Arc<Registry>,
+    sessions: watch::Receiver<Option<Session>>,
+    /// Weak, since the subscriber usually owns the broker.
+    subscriber: Weak<dyn Subscriber>,
     command_timeout: Duration,
     tasks: TaskTracker,
     /// Cancelled with the broker, so that no task outlives it.
@@ -70,11 +76,12 @@ impl RedisBroker {
         let run_id = settling::run_id(&mut first.connection, options.pulse_timeout()).await;
         let learned = Arc::new(Learned::new(Settling::new(run_id, options.fence_after, Instant::now())));
 
-        let keys = Keys::new(&options.prefix, &options.adapter_prefix);
+        // As long as the adapter's own, and of the same characters.
+        let name = &ids::random_token()[..6];
+        let keys = Keys::new(&options.prefix, &options.adapter_prefix).of_process(name);
         let node_channel = keys.node_channel(&options.node);
         let mut uid = Vec::new();
-        // As long as the adapter's own, and of the same characters.
-        write::str(&mut uid, &ids::random_token()[..6]);
+        write::str(&mut uid, name);
         let outbound = Arc::new(Outbound::new(options.publish_queue_bytes_max, options.command_timeout));
         let subscriptions = Arc::new(Subscriptions::new(options.command_timeout));
         let standing = Arc::new(Standing::new(Arc::clone(&subscriber)));
@@ -137,14 +144,17 @@ impl RedisBroker {
             Arc::downgrade(&subscriber),
             Arc::clone(&learned),
         );
-        let lease = Lease::new(&options, &keys, sessions_seen, Arc::downgrade(&subscriber), learned);
+        let lease = Lease::new(&options, &keys, sessions_seen.clone(), Arc::downgrade(&subscriber), learned);
         let broker = Arc::new(Self {
             keys,
+            node: options.node.clone(),
             uid,
             outbound,
             subscriptions,
             lease: Arc::new(lease),
             registry: Arc::new(registry),
+            sessions: sessions_seen,
+            subscriber: Arc::downgrade(&subscriber),
             command_timeout: options.command_timeout,
             tasks,
             _cancel_on_drop: cancel.clone().drop_guard(),
@@ -229,6 +239,55 @@ impl Broker for RedisBroker {
 
     fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
         self.subscriptions.unsubscribe(topics)
+    }
+
+    fn request(&self, request: Request, done: Done) {
+        let Request { namespace, asker, ask } = request;
+        let id = asker.as_ref().map(|asker| &asker.id);
+        let payload = requests::encode_request(self.keys.uid(), Some(&self.node), id, &ask);
+        self.outbound.push(self.keys.topic_channel(&Topic::Requests(namespace)), payload, done);
+    }
+
+    fn answer(&self, to: &Asker, namespace: &Namespace, answer: Answer) {
+        if !to.expects(&answer) {
+            return;
+        }
+        let channel = match to {
+            Asker { node: Some(_), uid: Some(uid), .. } => self.keys.answer_channel(namespace, uid),
+            // Servers of other kinds hear them all, as they answer each other unless told otherwise; old ones have no
+            // channel of their own.
+            _ => self.keys.topic_channel(&Topic::Answers(namespace.clone())),
+        };
+        let payload = requests::encode_answer(&to.id, Some(&self.node), &answer);
+        let subscriber = Weak::clone(&self.subscriber);
+        let counted = Done::call(move |outcome| {
+            if outcome.is_err()
+                && let Some(subscriber) = subscriber.upgrade()
+            {
+                subscriber.dropped(ANSWER_REFUSED);
+            }
+        });
+        self.outbound.push(channel, payload, counted);
+    }
+
+    fn listeners(&self, namespace: Namespace) -> BoxFuture<'static, Result<usize, Error>> {
+        let session = self.sessions.borrow().clone();
+        let channel = self.keys.topic_channel(&Topic::Requests(namespace));
+        let timeout = self.command_timeout;
+        async move {
+            let mut session = session.ok_or(Error::Unavailable)?;
+            let mut command = redis::cmd("PUBSUB");
+            command.arg("NUMSUB").arg(channel);
+            let counted = command.query_async::<(Vec<u8>, usize)>(&mut session.connection);
+            tokio::select! {
+                counted = tokio::time::timeout(timeout, counted) => match counted {
+                    Ok(Ok((_, count))) => Ok(count),
+                    _ => Err(Error::Unavailable),
+                },
+                () = session.broken.cancelled() => Err(Error::Unavailable),
+            }
+        }
+        .boxed()
     }
 
     fn pulse(

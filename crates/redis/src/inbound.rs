@@ -15,9 +15,10 @@ use tidegate_core::{ClaimId, Incarnation, Namespace, Publication, SessionId, Sub
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapter::{Envelope, Refusal};
-use crate::keys::Keys;
+use crate::adapter::{self, Envelope};
+use crate::keys::{Keys, Traffic};
 use crate::node_message::{NodeMessage, Unknown};
+use crate::requests::{self, Answered, Refusal};
 
 /// What may wait for delivery, in bytes. Redis itself holds at most 32 MiB for a subscriber by default
 /// (`client-output-buffer-limit pubsub`) before it cuts the connection; the same again here is the most that a
@@ -272,22 +273,41 @@ async fn deliver_publications(
             continue;
         }
         for arrived in run.drain(..) {
-            match read(&arrived, &keys, &mut namespace) {
-                Ok(publication) => subscriber.publication(publication),
-                Err(refusal) => {
-                    tracing::debug!(%refusal, channel = %arrived.channel.escape_ascii(), "dropped a publication");
-                    subscriber.dropped(refusal.reason());
-                }
+            if let Err(refusal) = deliver(&arrived, &keys, &mut namespace, &*subscriber) {
+                tracing::debug!(%refusal, channel = %arrived.channel.escape_ascii(), "dropped a message");
+                subscriber.dropped(refusal.reason());
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn read(arrived: &Arrived, keys: &Keys, namespace: &mut Namespace) -> Result<Publication, Refusal> {
+/// Requests and answers are delivered where publications are: what one server asks and then publishes, or the other
+/// way round, arrives in that order.
+fn deliver(
+    arrived: &Arrived,
+    keys: &Keys,
+    namespace: &mut Namespace,
+    subscriber: &dyn Subscriber,
+) -> Result<(), Refusal> {
+    match keys.traffic(&arrived.channel) {
+        Traffic::Publications => subscriber.publication(read(arrived, keys, namespace)?),
+        Traffic::Requests(namespace) => {
+            let request = requests::decode_request(&Namespace::from(namespace), &arrived.payload)?;
+            subscriber.request(request);
+        }
+        Traffic::Answers => {
+            let Answered { id, from, answer } = requests::decode_answer(&arrived.payload)?;
+            subscriber.answered(id, from, answer);
+        }
+    }
+    Ok(())
+}
+
+fn read(arrived: &Arrived, keys: &Keys, namespace: &mut Namespace) -> Result<Publication, adapter::Refusal> {
     let envelope = Envelope::decode(&arrived.payload)?;
     if !keys.carries(&arrived.channel, envelope.namespace) {
-        return Err(Refusal::NamespaceMismatch);
+        return Err(adapter::Refusal::NamespaceMismatch);
     }
     if envelope.namespace != namespace.as_str() {
         *namespace = Namespace::from(envelope.namespace);

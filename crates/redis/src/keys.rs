@@ -12,13 +12,17 @@
 //! | `{prefix}:{NS\|BUCKET}:room:ROOM` | hash | user -> `[session, device, node, entered (Unix ms), ...]`, four for each of its sessions there | none | as above |
 //! | `{adapter_prefix}#NS#` | channel | an adapter envelope, for no room or several | - | subscribed by nodes with a session in the namespace |
 //! | `{adapter_prefix}#NS#ROOM#` | channel | an adapter envelope, for exactly this room | - | subscribed by nodes with a member of the room |
+//! | `{adapter_prefix}-request#NS#` | channel | a request, see `requests/mod.rs` | - | subscribed by servers that answer for the namespace; whoever is subscribed is counted |
+//! | `{adapter_prefix}-response#NS#` | channel | answers, as far as who asks is no node | - | subscribed by nodes that ask, and by all other servers |
+//! | `{adapter_prefix}-response#NS#UID#` | channel | answers to the process of that uid | - | subscribed by that process |
 //!
 //! `{prefix}` and `{adapter_prefix}` are placeholders. The other braces are sent: they are the hash tags of Redis
 //! Cluster, so that what one script touches is in one slot. A prefix with braces of its own would end that. ID is a
 //! node's id and INC an incarnation, neither of which can hold a brace; NS is a namespace and USER a user, in which
 //! `%`, `|`, `{` and `}` are written as in a URL; BUCKET is 0 to 15, by the room's name.
 //!
-//! The adapter's channels are those of `@socket.io/redis-adapter` 8.3.
+//! The adapter's channels are those of `@socket.io/redis-adapter` 8.3, with all names as they are; UID is what a
+//! process calls itself there.
 
 use std::borrow::Cow;
 
@@ -33,11 +37,33 @@ pub(crate) const BUCKETS: u32 = 16;
 pub(crate) struct Keys {
     prefix: String,
     adapter_prefix: String,
+    /// What this process calls itself on the adapter's channels.
+    uid: String,
+}
+
+/// What a channel carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Traffic<'a> {
+    /// Publications.
+    Publications,
+    /// Requests to the servers of this namespace.
+    Requests(&'a str),
+    /// Answers.
+    Answers,
 }
 
 impl Keys {
     pub(crate) fn new(prefix: &str, adapter_prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), adapter_prefix: adapter_prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), adapter_prefix: adapter_prefix.to_owned(), uid: String::new() }
+    }
+
+    /// As the process that calls itself `uid`.
+    pub(crate) fn of_process(self, uid: &str) -> Self {
+        Self { uid: uid.to_owned(), ..self }
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        &self.uid
     }
 
     pub(crate) fn node_lease(&self, node: &NodeId) -> String {
@@ -82,6 +108,38 @@ impl Keys {
         match topic {
             Topic::Namespace(namespace) => format!("{}#{namespace}#", self.adapter_prefix),
             Topic::Room(namespace, room) => format!("{}#{namespace}#{room}#", self.adapter_prefix),
+            Topic::Requests(namespace) => format!("{}-request#{namespace}#", self.adapter_prefix),
+            Topic::Answers(namespace) => format!("{}-response#{namespace}#", self.adapter_prefix),
+        }
+    }
+
+    /// The channel of answers to one process. Nobody outside knows its uid, so no namespace is named to end in it.
+    pub(crate) fn answer_channel(&self, namespace: &Namespace, uid: &str) -> String {
+        format!("{}-response#{namespace}#{uid}#", self.adapter_prefix)
+    }
+
+    /// All the channels of a topic.
+    pub(crate) fn topic_channels(&self, topic: &Topic) -> impl Iterator<Item = String> {
+        let own = match topic {
+            Topic::Answers(namespace) => Some(self.answer_channel(namespace, &self.uid)),
+            _ => None,
+        };
+        [self.topic_channel(topic)].into_iter().chain(own)
+    }
+
+    /// What a subscribed channel carries.
+    pub(crate) fn traffic<'a>(&self, channel: &'a [u8]) -> Traffic<'a> {
+        let Some(rest) = channel.strip_prefix(self.adapter_prefix.as_bytes()) else {
+            return Traffic::Publications;
+        };
+        if rest.starts_with(b"-response#") {
+            return Traffic::Answers;
+        }
+        let namespace = rest.strip_prefix(b"-request#").and_then(|rest| rest.strip_suffix(b"#"));
+        // The names of channels are made of strings here, and no other is subscribed to.
+        match namespace.map(std::str::from_utf8) {
+            Some(Ok(namespace)) => Traffic::Requests(namespace),
+            _ => Traffic::Publications,
         }
     }
 
@@ -132,8 +190,10 @@ fn escaped(name: &str) -> Cow<'_, str> {
 /// `b#c` of `/a`, the room `c` of `/a#b`, and the namespace `/a#b#c`. Of any two readings, the one with the longer
 /// namespace has a `#` in it.
 pub(crate) fn may_share_channel(topic: &Topic) -> bool {
-    let (Topic::Namespace(namespace) | Topic::Room(namespace, _)) = topic;
-    namespace.as_str().contains('#')
+    match topic {
+        Topic::Namespace(namespace) | Topic::Room(namespace, _) => namespace.as_str().contains('#'),
+        Topic::Requests(_) | Topic::Answers(_) => false,
+    }
 }
 
 /// Whether `is_wanted` holds of any reading of the channel of `topic`, itself included.
@@ -141,6 +201,7 @@ pub(crate) fn any_reading(topic: &Topic, is_wanted: impl Fn(&Topic) -> bool) -> 
     let names = match topic {
         Topic::Namespace(namespace) => namespace.as_str().to_owned(),
         Topic::Room(namespace, room) => format!("{namespace}#{room}"),
+        Topic::Requests(_) | Topic::Answers(_) => return is_wanted(topic),
     };
     let mut rooms = names
         .match_indices('#')
@@ -202,6 +263,32 @@ mod tests {
         assert_eq!(keys.topic_channel(&Topic::Namespace(Namespace::root())), "socket.io#/#");
         let room = Topic::Room(Namespace::from("/chat"), Room::from("r1"));
         assert_eq!(keys.topic_channel(&room), "socket.io#/chat#r1#");
+    }
+
+    #[test]
+    fn a_channel_says_what_it_carries() {
+        let keys = Keys::new("tidegate", "socket.io").of_process("asukF3");
+        let requests = Topic::Requests(Namespace::from("/chat"));
+        let answers = Topic::Answers(Namespace::from("/chat"));
+        assert_eq!(keys.topic_channels(&requests).collect::<Vec<_>>(), ["socket.io-request#/chat#"]);
+        assert_eq!(
+            keys.topic_channels(&answers).collect::<Vec<_>>(),
+            ["socket.io-response#/chat#", "socket.io-response#/chat#asukF3#"]
+        );
+        for (channel, traffic) in [
+            (&b"socket.io-request#/chat#"[..], Traffic::Requests("/chat")),
+            (b"socket.io-request#/a#b#", Traffic::Requests("/a#b")),
+            (b"socket.io-response#/chat#", Traffic::Answers),
+            (b"socket.io-response#/chat#asukF3#", Traffic::Answers),
+            (b"socket.io#/chat#", Traffic::Publications),
+            (b"socket.io#-request#/chat#", Traffic::Publications),
+            (b"other-request#/chat#", Traffic::Publications),
+        ] {
+            assert_eq!(keys.traffic(channel), traffic, "{}", channel.escape_ascii());
+        }
+        for topic in [requests, answers] {
+            assert!(!may_share_channel(&topic) && any_reading(&topic, |reading| *reading == topic));
+        }
     }
 
     #[test]

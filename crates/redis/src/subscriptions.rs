@@ -25,9 +25,9 @@ use crate::keys::{self, Keys};
 use crate::registry::Learned;
 use crate::server::{Backoff, Role, Server, Session};
 
-/// Channels in one SUBSCRIBE. Ten thousand in one take Redis 45 ms, during which nobody else is served; a thousand
+/// Topics in one SUBSCRIBE, nearly all of which have one channel. Ten thousand in one take Redis 45 ms, during which nobody else is served; a thousand
 /// take 5 ms.
-const CHANNELS_MAX: usize = 1000;
+const TOPICS_MAX: usize = 1000;
 
 /// The wanted topics.
 pub(crate) struct Subscriptions {
@@ -390,7 +390,7 @@ impl SubscriptionLink {
     }
 
     async fn send_subscribes(&self, topics: &[Topic], session: &mut Session) -> Result<(), String> {
-        for topics in topics.chunks(CHANNELS_MAX) {
+        for topics in topics.chunks(TOPICS_MAX) {
             let channels = self.channels(topics);
             self.timed("subscribe", session, |connection| connection.subscribe(&channels).boxed()).await?;
             self.subscriptions.confirm(topics);
@@ -404,7 +404,7 @@ impl SubscriptionLink {
         session: &mut Session,
         feed: &Feed,
     ) -> Result<(), String> {
-        for topics in topics.chunks(CHANNELS_MAX) {
+        for topics in topics.chunks(TOPICS_MAX) {
             let channels = self.channels(topics);
             feed.unsubscribing.fetch_add(channels.len(), Ordering::Relaxed);
             self.timed("unsubscribe", session, |connection| connection.unsubscribe(&channels).boxed())
@@ -414,7 +414,7 @@ impl SubscriptionLink {
     }
 
     fn channels(&self, topics: &[Topic]) -> Vec<String> {
-        topics.iter().map(|topic| self.keys.topic_channel(topic)).collect()
+        topics.iter().flat_map(|topic| self.keys.topic_channels(topic)).collect()
     }
 
     async fn timed<'a>(

@@ -1,5 +1,7 @@
 //! The broker port's contract, as tests that every implementation has to pass.
 
+mod requests;
+
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -8,11 +10,14 @@ use std::time::Duration;
 use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::registry::{Eviction, Vitals};
 use tidegate_core::{
-    Broker, ClaimId, Flags, Namespace, Publication, Room, Rooms, SessionId, Subscriber, Topic,
+    Answer, Broker, ClaimId, Flags, Namespace, NodeId, Publication, Request, RequestId, Room, Rooms,
+    SessionId, Subscriber, Topic,
 };
 use tidegate_msgpack::write;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+pub use self::requests::*;
 
 /// How long anything awaited may take. It is only ever used up by a failing test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +48,10 @@ pub struct Node {
 pub enum Event {
     /// A publication.
     Publication(Publication),
+    /// A request.
+    Request(Request),
+    /// An answer: to which request, of which node, and what.
+    Answered(RequestId, Option<NodeId>, Answer),
     /// The subscription is whole, as this generation.
     Whole(u64),
     /// It is not.
@@ -180,6 +189,14 @@ impl Subscriber for Recorder {
             });
         }
         self.record(Event::Publication(publication));
+    }
+
+    fn request(&self, request: Request) {
+        self.record(Event::Request(request));
+    }
+
+    fn answered(&self, id: RequestId, from: Option<NodeId>, answer: Answer) {
+        self.record(Event::Answered(id, from, answer));
     }
 
     fn whole(&self, generation: u64) {

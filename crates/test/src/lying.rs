@@ -7,7 +7,10 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::memory::Exchange;
 use tidegate_core::registry::{Eviction, Vitals};
-use tidegate_core::{Broker, ClaimId, Incarnation, NodeId, Publication, SessionId, Subscriber, Topic};
+use tidegate_core::{
+    Answer, Asker, Broker, ClaimId, Incarnation, Namespace, NodeId, Publication, Request, RequestId,
+    SessionId, Subscriber, Topic,
+};
 use tokio::sync::watch;
 
 use crate::cluster::within;
@@ -170,6 +173,14 @@ impl Subscriber for Ear {
         self.node.publication(publication);
     }
 
+    fn request(&self, request: Request) {
+        self.node.request(request);
+    }
+
+    fn answered(&self, id: RequestId, from: Option<NodeId>, answer: Answer) {
+        self.node.answered(id, from, answer);
+    }
+
     fn whole(&self, generation: u64) {
         self.lies.whole(generation);
     }
@@ -255,6 +266,18 @@ impl Broker for Liar {
 
     fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
         self.truth.unsubscribe(topics)
+    }
+
+    fn request(&self, request: Request, done: Done) {
+        self.truth.request(request, done);
+    }
+
+    fn answer(&self, to: &Asker, namespace: &Namespace, answer: Answer) {
+        self.truth.answer(to, namespace, answer);
+    }
+
+    fn listeners(&self, namespace: Namespace) -> BoxFuture<'static, Result<usize, Error>> {
+        self.truth.listeners(namespace)
     }
 
     fn pulse(

@@ -5,18 +5,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tidegate_core::broker::{Error, PulseError};
+use tidegate_core::broker::{ANSWER_REFUSED, Error, PulseError};
 use tidegate_core::memory::Exchange;
 use tidegate_core::registry::Vitals;
-use tidegate_core::{Incarnation, Namespace, NodeId, Room, Subscriber, Topic};
+use tidegate_core::{
+    Answer, Ask, Asker, Incarnation, Namespace, NodeId, Request, RequestId, Room, Selection, Subscriber,
+    Topic,
+};
 use tidegate_redis::{ConnectError, Options, RedisBroker};
 use tidegate_test::broker_suite::{
     self as suite, Cluster, Event, LEASE_TTL, Node, PATIENCE, Recorder, outcomes, publish, room, settled, to,
 };
 use tidegate_test::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 struct MemoryCluster(Exchange);
@@ -79,15 +83,20 @@ macro_rules! contract {
 }
 
 contract! {
+    a_closed_broker_asks_nothing,
     a_node_hears_its_own_publications,
     a_node_id_has_one_holder,
     a_pulse_comes_back,
     a_topic_outlives_its_namesake,
     closing_flushes_and_refuses,
+    every_listener_is_asked_and_every_answer_comes,
     every_publishers_order_holds,
+    every_word_arrives,
     one_publishers_order_holds_across_topics,
     publishers_are_told_once_and_find_room,
+    requests_and_publications_keep_one_order,
     several_rooms_travel_on_the_topic_of_the_namespace,
+    the_owner_alone_answers_who_wants_one_answer,
     topics_are_apart,
     unsubscribing_stops_and_the_last_wish_counts,
     what_is_published_after_subscribing_arrives,
@@ -596,4 +605,144 @@ async fn a_redis_that_is_too_old_is_refused_by_its_version() {
     let options = Options { connect_timeout: PATIENCE, ..Options::new(&url, NodeId::parse("a").unwrap()) };
     let error = RedisBroker::connect(options, Arc::new(Recorder::default())).await.err().unwrap();
     assert!(matches!(&error, ConnectError::Version { found, .. } if found == "6.0.16"), "{error:?}");
+}
+
+/// A server of another kind, as far as Redis sees it: what it publishes, and what its subscription brings.
+struct Peer {
+    subscribed: TcpStream,
+    commands: redis::aio::MultiplexedConnection,
+    received: Vec<u8>,
+}
+
+impl Peer {
+    async fn new(redis: &RedisServer, channels: &[&str]) -> Self {
+        let mut subscribed = TcpStream::connect(("127.0.0.1", redis.port())).await.unwrap();
+        subscribed.write_all(format!("SUBSCRIBE {}\r\n", channels.join(" ")).as_bytes()).await.unwrap();
+        let mut peer = Self { subscribed, commands: redis.connection().await, received: Vec::new() };
+        peer.until(format!(":{}\r\n", channels.len()).as_bytes()).await;
+        peer.received.clear();
+        peer
+    }
+
+    async fn publish(&mut self, channel: &str, payload: &[u8]) -> i64 {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(channel).arg(payload).query_async(&mut self.commands).await.unwrap()
+    }
+
+    async fn until(&mut self, expected: &[u8]) {
+        let arrives = async {
+            while !self.received.windows(expected.len()).any(|window| window == expected) {
+                assert!(self.subscribed.read_buf(&mut self.received).await.unwrap() > 0);
+            }
+        };
+        let arrived = tokio::time::timeout(PATIENCE, arrives).await;
+        assert!(arrived.is_ok(), "{} in {}", expected.escape_ascii(), self.received.escape_ascii());
+    }
+
+    async fn until_message(&mut self, channel: &str, payload: &[u8]) {
+        let head =
+            format!("*3\r\n$7\r\nmessage\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), payload.len());
+        self.until(&[head.as_bytes(), payload, b"\r\n"].concat()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_server_is_answered_where_it_listens() {
+    let cluster = RedisCluster::start();
+    let a = cluster.node("a").await;
+    a.broker.subscribe(vec![suite::requests()]).await.unwrap();
+    let mut peer = Peer::new(&cluster.0, &["socket.io-request#/#", "socket.io-response#/#"]).await;
+    // The peer's own subscription counts, too.
+    assert_eq!(a.broker.listeners(Namespace::root()).await, Ok(2));
+
+    let asked = br#"{"uid":"asukF3","requestId":"GMYxk7","type":1}"#;
+    assert_eq!(peer.publish("socket.io-request#/#", asked).await, 2);
+    let asker = Asker { uid: Some("asukF3".into()), ..Asker::new(RequestId::from("GMYxk7")) };
+    let request = Request { namespace: Namespace::root(), asker: Some(asker.clone()), ask: Ask::Rooms };
+    a.recorder.until_event(Event::Request(request)).await;
+    a.broker.answer(&asker, &Namespace::root(), Answer::Rooms(vec![Room::from("r")]));
+    let answer = br#"{"requestId":"GMYxk7","rooms":["r"],"node":"a"}"#;
+    peer.until_message("socket.io-response#/#", answer).await;
+    a.broker.answer(&asker, &Namespace::root(), Answer::Acknowledged(Bytes::from_static(b"\x2a")));
+    let answer = b"\x84\xa4type\x09\xa9requestId\xa6GMYxk7\xa6packet\x2a\xa4node\xa1a";
+    peer.until_message("socket.io-response#/#", answer).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_server_is_asked_and_heard_on_both_channels() {
+    let cluster = RedisCluster::start();
+    let a = cluster.node("a").await;
+    a.broker.subscribe(vec![suite::answers()]).await.unwrap();
+    let mut peer = Peer::new(&cluster.0, &["socket.io-request#/#"]).await;
+    let mut channels: Vec<String> = cluster.0.ask(&["PUBSUB", "CHANNELS", "socket.io-response*"]).await;
+    channels.sort();
+    let [base, own] = channels.as_slice() else { panic!("{channels:?}") };
+    assert_eq!(base, "socket.io-response#/#");
+    let uid = own.strip_prefix(base).unwrap().strip_suffix('#').unwrap();
+
+    let id = RequestId::from("EMhdbd");
+    suite::request(&a.broker, Some(&id), Ask::Fetch { selection: Selection::default() }).await.unwrap();
+    let asked = format!(
+        r#"{{"uid":"{uid}","requestId":"EMhdbd","type":5,"opts":{{"rooms":[],"except":[]}},"node":"a"}}"#
+    );
+    peer.until_message("socket.io-request#/#", asked.as_bytes()).await;
+    // As `publishOnSpecificResponseChannel` has it, and as it is without.
+    for (channel, count) in [(own, 1), (base, 2)] {
+        let answer = format!(r#"{{"type":8,"requestId":"EMhdbd","clientCount":{count}}}"#);
+        assert_eq!(peer.publish(channel, answer.as_bytes()).await, 1);
+        a.recorder.until_event(Event::Answered(id.clone(), None, Answer::Clients(count))).await;
+    }
+
+    // Both are restored, and both are given up.
+    let before = a.recorder.generation();
+    let _: i64 = cluster.0.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    restored(&a, before).await;
+    let answer = br#"{"type":8,"requestId":"EMhdbd","clientCount":3}"#;
+    assert_eq!(peer.publish(own, answer).await, 1);
+    a.recorder.until_event(Event::Answered(id, None, Answer::Clients(3))).await;
+    a.broker.unsubscribe(vec![suite::answers()]).await.unwrap();
+    let channels: Vec<String> = cluster.0.ask(&["PUBSUB", "CHANNELS", "socket.io*"]).await;
+    assert_eq!(channels, Vec::<String>::new());
+    let breaks = a.recorder.events().iter().filter(|event| **event == Event::Lost).count();
+    assert_eq!(breaks, 1, "a confirmation was counted twice or not at all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_and_answers_that_cannot_be_read_are_dropped_and_counted() {
+    let cluster = RedisCluster::start();
+    let a = cluster.node("a").await;
+    a.broker.subscribe(vec![suite::requests(), suite::answers()]).await.unwrap();
+    let mut peer = Peer::new(&cluster.0, &["elsewhere"]).await;
+    for (channel, payload, reason) in [
+        ("socket.io-request#/#", &b""[..], "request_malformed"),
+        ("socket.io-request#/#", b"{\"type\":", "request_malformed"),
+        // It ends a stock server.
+        ("socket.io-request#/#", br#"{"requestId":"i","type":5}"#, "request_malformed"),
+        ("socket.io-request#/#", br#"{"requestId":"i","type":77}"#, "request_unknown"),
+        (
+            "socket.io-request#/#",
+            b"\x83\xa4type\x07\xa6packet\x82\xa4type\x02\xa4data\x91\xa7evicted\xa4opts\x80",
+            "adapter_reserved_event",
+        ),
+        ("socket.io-response#/#", b"{}", "answer_malformed"),
+        ("socket.io-response#/#", b"\xc1", "answer_malformed"),
+    ] {
+        let count =
+            |events: &[Event]| events.iter().filter(|event| **event == Event::Dropped(reason)).count();
+        let before = count(&a.recorder.events());
+        assert_eq!(peer.publish(channel, payload).await, 1, "{channel}");
+        a.recorder.until(reason, |events| count(events) == before + 1).await;
+    }
+    assert_eq!(peer.publish("socket.io-request#/#", br#"{"type":1}"#).await, 1);
+    let request = Request { namespace: Namespace::root(), asker: None, ask: Ask::Rooms };
+    a.recorder.until_event(Event::Request(request)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_finds_no_room_is_counted() {
+    let cluster = RedisCluster::start();
+    let a = cluster.node_with(Options { publish_queue_bytes_max: 1024, ..cluster.options("a") }).await;
+    let rooms = vec![Room::from("r".repeat(1024))];
+    a.broker.answer(&Asker::new(RequestId::random()), &Namespace::root(), Answer::Rooms(rooms));
+    a.recorder.until_event(Event::Dropped(ANSWER_REFUSED)).await;
 }

@@ -26,10 +26,11 @@ use self::presence::Presence;
 use self::registry::{Nodes, Register, unix_ms};
 pub use self::seats::INBOX_BYTES_MAX;
 use self::seats::{Idle, Item, SeatId, Seats};
-use crate::broker::{Broker, Done, Error, PulseError, Subscriber};
-use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
+use crate::broker::{ANSWER_REFUSED, Broker, Done, Error, PulseError, Subscriber};
+use crate::ids::{ClaimId, Incarnation, Namespace, NodeId, SessionId};
 use crate::publication::{Publication, Topic};
 use crate::registry::{SessionRegistry, Vitals};
+use crate::request::{Answer, Asker, Request};
 
 /// The only generation: subscriptions in memory do not break.
 const GENERATION: u64 = 1;
@@ -91,14 +92,14 @@ impl Exchange {
         Arc::new(Register { exchange: self.clone(), home: Home { node, incarnation, fence_after } })
     }
 
-    fn publish(&self, from: SeatId, publication: &Publication) -> Result<(), Error> {
+    fn send(&self, from: SeatId, topic: &Topic, to: Option<&NodeId>, item: &Item) -> Result<(), Error> {
         let mut idle = Idle::new();
         {
             let mut state = self.0.lock();
             if !state.seats.contains(from) {
                 return Err(Error::Closed);
             }
-            state.seats.publish(publication, &mut idle)?;
+            state.seats.send(topic, to, item, &mut idle)?;
         }
         self.deliver_all(idle);
         Ok(())
@@ -119,6 +120,8 @@ impl Exchange {
             let Some((subscriber, item)) = next else { break };
             match item {
                 Item::Publication(publication) => subscriber.publication(publication),
+                Item::Request(request) => subscriber.request(request),
+                Item::Answered(id, from, answer) => subscriber.answered(id, Some(from), answer),
                 Item::Pulse(number) => subscriber.pulse(number, GENERATION),
                 Item::Evict(eviction) => subscriber.evict(eviction),
                 Item::Confirmed(claim, session) => subscriber.confirmed(claim, session),
@@ -143,6 +146,18 @@ impl Exchange {
         }
         state.seats.unsubscribe(seat, topics);
         Ok(())
+    }
+
+    fn dropped(&self, seat: SeatId, reason: &'static str) {
+        let subscriber = self.0.lock().seats.subscriber(seat);
+        if let Some(subscriber) = subscriber {
+            subscriber.dropped(reason);
+        }
+    }
+
+    fn listeners(&self, seat: SeatId, namespace: Namespace) -> Result<usize, Error> {
+        let state = self.0.lock();
+        if state.seats.contains(seat) { Ok(state.seats.listeners(namespace)) } else { Err(Error::Closed) }
     }
 
     fn pulse(&self, node: NodeId, lease: Lease, number: u64, lease_ttl: Duration) -> Result<(), PulseError> {
@@ -210,7 +225,8 @@ struct Member {
 
 impl Broker for Member {
     fn publish(&self, publication: Publication, done: Done) {
-        done.tell(self.exchange.publish(self.seat, &publication));
+        let topic = publication.topic();
+        done.tell(self.exchange.send(self.seat, &topic, None, &Item::Publication(publication)));
     }
 
     fn ready(&self) -> Option<BoxFuture<'static, ()>> {
@@ -224,6 +240,29 @@ impl Broker for Member {
 
     fn unsubscribe(&self, topics: Vec<Topic>) -> BoxFuture<'static, Result<(), Error>> {
         future::ready(self.exchange.unsubscribe(self.seat, &topics)).boxed()
+    }
+
+    fn request(&self, request: Request, done: Done) {
+        let Request { namespace, asker, ask } = request;
+        let asker = asker.map(|Asker { id, .. }| Asker { node: Some(self.node.clone()), ..Asker::new(id) });
+        let topic = Topic::Requests(namespace.clone());
+        let request = Item::Request(Request { namespace, asker, ask });
+        done.tell(self.exchange.send(self.seat, &topic, None, &request));
+    }
+
+    fn answer(&self, to: &Asker, namespace: &Namespace, answer: Answer) {
+        if !to.expects(&answer) {
+            return;
+        }
+        let topic = Topic::Answers(namespace.clone());
+        let answered = Item::Answered(to.id.clone(), self.node.clone(), answer);
+        if self.exchange.send(self.seat, &topic, to.node.as_ref(), &answered).is_err() {
+            self.exchange.dropped(self.seat, ANSWER_REFUSED);
+        }
+    }
+
+    fn listeners(&self, namespace: Namespace) -> BoxFuture<'static, Result<usize, Error>> {
+        future::ready(self.exchange.listeners(self.seat, namespace)).boxed()
     }
 
     fn pulse(
@@ -266,7 +305,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ids::{Namespace, Room};
+    use crate::ids::{RequestId, Room};
     use crate::publication::{Flags, Rooms};
 
     /// Answers every publication on `ping` with one on `pong`, from within the delivery.
@@ -284,6 +323,8 @@ mod tests {
                 self.broker.get().unwrap().publish(answer, Done::nobody());
             }
         }
+        fn request(&self, _: Request) {}
+        fn answered(&self, _: RequestId, _: Option<NodeId>, _: Answer) {}
         fn whole(&self, _: u64) {}
         fn lost(&self) {}
         fn pulse(&self, _: u64, _: u64) {}

@@ -268,9 +268,10 @@ mod tests {
 
     use super::*;
     use crate::broker::{Broker, Subscriber};
-    use crate::ids::{ClaimId, NodeId, SessionId};
+    use crate::ids::{ClaimId, NodeId, RequestId, SessionId};
     use crate::publication::{Flags, Publication, Rooms};
     use crate::registry::{Eviction, OnDuplicate, Policy, Transport, Vitals};
+    use crate::request::{Answer, Request};
 
     /// Confirms every eviction from within its delivery.
     #[derive(Default)]
@@ -281,6 +282,8 @@ mod tests {
 
     impl Subscriber for Obeying {
         fn publication(&self, _: Publication) {}
+        fn request(&self, _: Request) {}
+        fn answered(&self, _: RequestId, _: Option<NodeId>, _: Answer) {}
         fn whole(&self, _: u64) {}
         fn lost(&self) {}
         fn pulse(&self, _: u64, _: u64) {}

@@ -7,14 +7,15 @@ use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 
 use crate::broker::{Error, Subscriber};
-use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
+use crate::ids::{ClaimId, Incarnation, Namespace, NodeId, RequestId, SessionId};
 use crate::publication::{Publication, Topic};
 use crate::registry::Eviction;
+use crate::request::{Answer, Request};
 
-/// What may wait in one node's inbox, in bytes by [`Publication::weight`]. An inbox fills only while its node is
+/// What may wait in one node's inbox, in bytes by [`Publication::weight`] and its likes. An inbox fills only while its node is
 /// busy delivering what others published; the bound is the one of the publishing queue of the Redis broker.
 ///
-/// Only publications count. Of the rest there is one pulse an interval, one eviction a session and one confirmation
+/// Publications, requests and answers count. Of the rest there is one pulse an interval, one eviction a session and one confirmation
 /// an eviction.
 pub const INBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -24,11 +25,25 @@ pub(super) struct SeatId(u32);
 /// Seats with something in their inbox that nobody delivers yet. Whoever filled them does, once it holds no lock.
 pub(super) type Idle = SmallVec<[SeatId; 4]>;
 
+#[derive(Clone)]
 pub(super) enum Item {
     Publication(Publication),
+    Request(Request),
+    Answered(RequestId, NodeId, Answer),
     Pulse(u64),
     Evict(Eviction),
     Confirmed(ClaimId, SessionId),
+}
+
+impl Item {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Publication(publication) => publication.weight(),
+            Self::Request(request) => request.weight(),
+            Self::Answered(_, _, answer) => answer.weight(),
+            Self::Pulse(_) | Self::Evict(_) | Self::Confirmed(..) => 0,
+        }
+    }
 }
 
 /// A joined node.
@@ -80,6 +95,10 @@ impl Seats {
         self.seats.contains_key(&id)
     }
 
+    pub(super) fn subscriber(&self, id: SeatId) -> Option<Arc<dyn Subscriber>> {
+        self.seats.get(&id).map(|seat| Arc::clone(&seat.subscriber))
+    }
+
     pub(super) fn has(&self, incarnation: &Incarnation) -> bool {
         self.seats.values().any(|seat| seat.incarnation == *incarnation)
     }
@@ -104,22 +123,41 @@ impl Seats {
         }
     }
 
-    /// Puts a publication into the inbox of everyone subscribed to its topic, or of nobody when one has no room: a
-    /// publisher that is refused may assume that nobody was reached for lack of room.
+    /// Puts a publication into the inbox of everyone subscribed to its topic; see [`Seats::send`].
     pub(super) fn publish(&mut self, publication: &Publication, idle: &mut Idle) -> Result<(), Error> {
-        let Some(members) = self.topics.get(&publication.topic()) else { return Ok(()) };
-        let weight = publication.weight();
+        self.send(&publication.topic(), None, &Item::Publication(publication.clone()), idle)
+    }
+
+    /// Puts something into the inbox of everyone subscribed to `topic`, or of those of them who are called `to`. When
+    /// one has no room, nobody gets it: a publisher that is refused may assume that nobody was reached for lack of
+    /// room.
+    pub(super) fn send(
+        &mut self,
+        topic: &Topic,
+        to: Option<&NodeId>,
+        item: &Item,
+        idle: &mut Idle,
+    ) -> Result<(), Error> {
+        let Some(members) = self.topics.get(topic) else { return Ok(()) };
+        let is_meant = |seat: &Seat| to.is_none_or(|to| seat.node == *to);
+        let weight = item.weight();
         let has_room = |seat: &Seat| seat.inbox.is_empty() || seat.inbox_bytes + weight <= INBOX_BYTES_MAX;
-        if !members.iter().filter_map(|id| self.seats.get(id)).all(has_room) {
+        let mut meant = members.iter().filter_map(|id| self.seats.get(id)).filter(|seat| is_meant(seat));
+        if !meant.all(has_room) {
             return Err(Error::Unavailable);
         }
         for id in members {
-            if let Some(seat) = self.seats.get_mut(id) {
+            if let Some(seat) = self.seats.get_mut(id).filter(|seat| is_meant(seat)) {
                 seat.inbox_bytes += weight;
-                seat.put(*id, Item::Publication(publication.clone()), idle);
+                seat.put(*id, item.clone(), idle);
             }
         }
         Ok(())
+    }
+
+    /// How many nodes listen for requests of `namespace`.
+    pub(super) fn listeners(&self, namespace: Namespace) -> usize {
+        self.topics.get(&Topic::Requests(namespace)).map_or(0, SmallVec::len)
     }
 
     /// Puts something into one node's inbox.
@@ -146,9 +184,7 @@ impl Seats {
             seat.delivering = false;
             return None;
         };
-        if let Item::Publication(publication) = &item {
-            seat.inbox_bytes -= publication.weight();
-        }
+        seat.inbox_bytes -= item.weight();
         Some((Arc::clone(&seat.subscriber), item))
     }
 
