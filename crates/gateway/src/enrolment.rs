@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future;
 use tidegate_core::registry::{Claim, ClaimError, Claimed, Gone, Place};
-use tidegate_core::{ClaimId, Namespace, Room, SessionId, Topic, broker};
+use tidegate_core::{ClaimId, Namespace, Room, SessionId, broker};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) struct Entrant {
 /// An entrant that may be seated.
 pub(crate) struct Enrolled {
     pub(crate) entrant: Entrant,
-    pub(crate) memberships: [Membership; 2],
+    pub(crate) memberships: [Membership; 3],
     /// None for who is anonymous.
     pub(crate) tenure: Option<Tenure>,
     /// The latest lapse when it began; another one since, and what was learnt counts for nothing.
@@ -136,16 +136,14 @@ impl Inner {
         }
     }
 
-    /// Subscribes to what a session of `namespace` must hear beside its rooms: the namespace and itself. Resolves
-    /// when both are confirmed; the memberships are the session's from then on.
+    /// Subscribes to what a session of `namespace` must hear beside its rooms: the namespace, what other servers ask of
+    /// it, and itself. Resolves when all are confirmed; the memberships are the session's from then on.
     fn subscribe_session(
         &self,
         namespace: &Namespace,
         id: SessionId,
-    ) -> impl Future<Output = Result<[Membership; 2], broker::Error>> + Send + use<> {
-        let own = interest::room(namespace, &Room::from(id.as_str()));
-        let topics = [Topic::Namespace(namespace.clone()), own];
-        let both = topics.map(|topic| {
+    ) -> impl Future<Output = Result<[Membership; 3], broker::Error>> + Send + use<> {
+        let all = interest::of_session(namespace, &Room::from(id.as_str())).map(|topic| {
             let (confirmed, confirmation) = oneshot::channel();
             let membership = Membership::new(&self.interest, topic.clone());
             self.interest.join(topic, |outcome| {
@@ -155,10 +153,11 @@ impl Inner {
             (membership, confirmation)
         });
         async move {
-            let [(namespace, namespace_confirmed), (own, own_confirmed)] = both;
-            namespace_confirmed.await.unwrap_or(Err(broker::Error::Closed))?;
-            own_confirmed.await.unwrap_or(Err(broker::Error::Closed))?;
-            Ok([namespace, own])
+            let [one, two, three] = all;
+            for confirmed in [one.1, two.1, three.1] {
+                confirmed.await.unwrap_or(Err(broker::Error::Closed))?;
+            }
+            Ok([one.0, two.0, three.0])
         }
     }
 }

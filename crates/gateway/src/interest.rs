@@ -230,6 +230,11 @@ impl Interest {
     }
 }
 
+/// What every session needs beside its rooms: its namespace, what other servers ask of it, and its own room.
+pub(crate) fn of_session(namespace: &Namespace, own: &Room) -> [Topic; 3] {
+    [Topic::Namespace(namespace.clone()), Topic::Requests(namespace.clone()), room(namespace, own)]
+}
+
 /// The topic of a room, or of a socket, which is a room of one.
 pub(crate) fn room(namespace: &Namespace, room: &Room) -> Topic {
     Topic::Room(namespace.clone(), room.clone())

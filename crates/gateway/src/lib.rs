@@ -11,14 +11,18 @@
 //! Architecture Invariant: connection -> node -> hub -> outbox, never back.
 
 mod accept;
+mod acknowledgements;
 mod audit;
 pub mod auth;
 mod bucket;
 mod clock;
 mod connection;
+pub mod control;
 mod drain;
 mod engines;
 mod enrolment;
+#[cfg(test)]
+mod fencing;
 pub mod glob;
 mod hub;
 mod inbound;
@@ -32,8 +36,10 @@ mod options;
 mod origin;
 mod outbox;
 mod peer;
+mod peers;
 mod presence;
 mod pulse;
+mod questions;
 mod registrar;
 mod reply;
 mod session;

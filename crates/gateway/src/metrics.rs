@@ -208,9 +208,16 @@ impl Metrics {
         for reason in REFUSED {
             metrics.refused.with_label_values(&[reason]);
         }
-        for reason in
-            ["volatile", "rate_limited", "fanout_full", "too_large", "malformed", "registrar_full", "deaf"]
-        {
+        for reason in [
+            "volatile",
+            "rate_limited",
+            "fanout_full",
+            "too_large",
+            "malformed",
+            "registrar_full",
+            "requests_full",
+            "deaf",
+        ] {
             metrics.dropped.with_label_values(&[reason]);
         }
         Ok(metrics)

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tidegate_core::broker::{Broker, Done, PulseError, Subscriber};
 use tidegate_core::registry::{Evicted, Eviction, Refresh, Vitals};
+use tidegate_core::request::Request;
 use tidegate_core::{
     ClaimId, DisconnectReason, ErrorCode, MessageId, Namespace, NodeId, Publication, Room, SessionRegistry,
-    Topic,
 };
 use tidegate_msgpack::write;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acknowledgements::Acknowledgements;
 use crate::audit;
 use crate::auth::{Identity, NameLimits};
 use crate::clock::{Clock, unix_ms};
@@ -31,7 +32,9 @@ use crate::options::Options;
 use crate::origin::Origins;
 use crate::outbox::{Outbox, PendingJoin};
 use crate::peer::{Addresses, Place};
+use crate::peers;
 use crate::pulse::Pulse;
+use crate::questions::Questions;
 use crate::registrar::Registrar;
 use crate::reply::{Refusal, Reply};
 use crate::session::{Deed, Membership, Parts, Rule, Session};
@@ -70,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Arc<dyn SessionRegistry>,
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) takeovers: Arc<Takeovers>,
+    pub(crate) questions: Arc<Questions>,
+    pub(crate) acknowledgements: Acknowledgements,
     pub(crate) pulse: Arc<Pulse>,
     rules: Vec<Arc<Rule>>,
     addresses: Addresses,
@@ -96,6 +101,8 @@ pub struct Joining {
     hub: Arc<Hub>,
     pulse: Arc<Pulse>,
     takeovers: Arc<Takeovers>,
+    questions: Arc<Questions>,
+    requests: (mpsc::Sender<Request>, mpsc::Receiver<Request>),
     node: Arc<OnceLock<Weak<Inner>>>,
 }
 
@@ -126,6 +133,8 @@ impl Joining {
             hub: Arc::new(Hub::new(shards)),
             pulse,
             takeovers: Arc::default(),
+            questions: Arc::default(),
+            requests: mpsc::channel(peers::REQUESTS_MAX),
             node: Arc::default(),
         })
     }
@@ -138,6 +147,8 @@ impl Joining {
             pulse: Arc::clone(&self.pulse),
             metrics: Arc::clone(&self.metrics),
             takeovers: Arc::clone(&self.takeovers),
+            questions: Arc::clone(&self.questions),
+            requests: self.requests.0.clone(),
             node: Arc::clone(&self.node),
         })
     }
@@ -153,7 +164,7 @@ impl Joining {
         registry: Arc<dyn SessionRegistry>,
         limit: Duration,
     ) -> Result<Node, StartError> {
-        let Self { options, clock, metrics, hub, pulse, takeovers, node } = self;
+        let Self { options, clock, metrics, hub, pulse, takeovers, questions, requests, node } = self;
         let rules = options
             .namespaces
             .rules()
@@ -181,6 +192,8 @@ impl Joining {
             broker,
             registry,
             takeovers,
+            questions,
+            acknowledgements: Acknowledgements::default(),
             pulse,
             rules,
             options,
@@ -195,7 +208,7 @@ impl Joining {
         });
         // Nobody else fills it.
         let _ = node.set(Arc::downgrade(&inner));
-        inner.spawn_tasks();
+        inner.spawn_tasks(requests.1);
         let node = Node(inner);
         let mut fatal = node.0.fatal.subscribe();
         let started = loop {
@@ -218,7 +231,7 @@ impl Joining {
 }
 
 impl Inner {
-    fn spawn_tasks(self: &Arc<Self>) {
+    fn spawn_tasks(self: &Arc<Self>, requests: mpsc::Receiver<Request>) {
         for shard in 0..self.hub.shards() {
             let (hub, metrics, stopped) =
                 (Arc::clone(&self.hub), Arc::clone(&self.metrics), self.stopped.clone());
@@ -232,6 +245,7 @@ impl Inner {
         let (registrar, registry, stopped) =
             (Arc::clone(&self.registrar), Arc::clone(&self.registry), self.stopped.clone());
         self.tasks.spawn(async move { registrar.run(registry, stopped).await });
+        self.tasks.spawn(peers::run(Arc::clone(self), requests, self.stopped.clone()));
         self.tasks.spawn(audit::run(Arc::clone(self), self.stopped.clone()));
         let (inner, stopped) = (Arc::clone(self), self.stopped.clone());
         self.tasks.spawn(async move {
@@ -384,8 +398,9 @@ impl Inner {
         for room in self.hub.remove(session.seat, session.id) {
             self.left(session, &room);
         }
-        self.interest.leave(&Topic::Namespace(session.namespace.clone()));
-        self.interest.leave(&interest::room(&session.namespace, &session.own_room()));
+        for topic in interest::of_session(&session.namespace, &session.own_room()) {
+            self.interest.leave(&topic);
+        }
         if let Some(gone) = session.gone() {
             self.registrar.release(gone);
         }

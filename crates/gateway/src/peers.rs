@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_core::broker::Broker;
 use tidegate_core::registry::{EvictReason, Evicted};
 use tidegate_core::request::{Answer, Ask, Asker, RemoteSocket, Request, Selection};
 use tidegate_core::{Namespace, Publication, Room, Rooms};
@@ -30,7 +29,11 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Carries out requests until `shutdown`.
-pub(crate) async fn run(node: Arc<Inner>, mut requests: mpsc::Receiver<Request>, shutdown: CancellationToken) {
+pub(crate) async fn run(
+    node: Arc<Inner>,
+    mut requests: mpsc::Receiver<Request>,
+    shutdown: CancellationToken,
+) {
     loop {
         let request = tokio::select! {
             () = shutdown.cancelled() => return,

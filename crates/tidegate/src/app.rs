@@ -1,6 +1,7 @@
 //! From a configuration to running nodes, and back: bind, join, listen, serve, wait, drain.
 
 mod build;
+mod control;
 mod ports;
 mod signals;
 
@@ -8,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::future::select_all;
+use futures_util::future::{join_all, select_all};
 use tidegate_core::NodeId;
 use tidegate_core::broker::PulseError;
 use tidegate_core::memory::Exchange;
@@ -17,6 +18,7 @@ use tidegate_redis::ConnectError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::control::Controlled;
 use self::ports::Port;
 use self::signals::Signals;
 use crate::admin::{self, Control, Status};
@@ -127,7 +129,10 @@ struct Seat {
 
 /// The node of a seat, as the admin port sees it: it answers before there is one.
 #[derive(Default)]
-struct Started(OnceLock<Node>);
+struct Started {
+    node: OnceLock<Node>,
+    told_to_drain: CancellationToken,
+}
 
 impl App {
     /// Binds every port, so that one that is taken is known at once, and answers on the admin ports. Connections to
@@ -159,7 +164,7 @@ impl App {
             let node = build::join(config, &seat.id, &exchange).await?;
             let listener = seat.port.take().map(Port::listen).transpose();
             // The seat is filled once, here, and also when its port is lost: the node has to be drained.
-            let _ = seat.node.0.set(node.clone());
+            let _ = seat.node.node.set(node.clone());
             if let Some(listener) = listener? {
                 self.tasks.spawn(async move { node.serve(listener).await });
             }
@@ -169,18 +174,25 @@ impl App {
     }
 
     fn is_running(&self) -> bool {
-        self.seats.iter().all(|seat| seat.node.0.get().is_some())
+        self.seats.iter().all(|seat| seat.node.node.get().is_some())
     }
 
-    /// Waits for a signal, or for a node that may not go on.
+    /// Waits for a signal, for a node that may not go on, or until every node was drained through the API.
     async fn until_told(&self, signals: &mut Signals) -> Result<(), Error> {
         let fatal = self.nodes().map(|(id, node)| {
             Box::pin(async move { Error::Displaced { fault: node.fatal().await, node: id } })
         });
         // Not tasks: they wait as long as this call does, and end with it.
         let fatal = select_all(fatal);
+        let drained = join_all(self.seats.iter().map(async |seat| {
+            seat.node.told_to_drain.cancelled().await;
+            if let Some(node) = seat.node.node.get() {
+                node.drain().await;
+            }
+        }));
         tokio::select! {
             () = signals.next() => Ok(()),
+            _ = drained => Ok(()),
             (displaced, ..) = fatal => Err(displaced),
         }
     }
@@ -203,17 +215,17 @@ impl App {
     }
 
     fn nodes(&self) -> impl Iterator<Item = (NodeId, Node)> {
-        self.seats.iter().filter_map(|seat| Some((seat.id.clone(), seat.node.0.get()?.clone())))
+        self.seats.iter().filter_map(|seat| Some((seat.id.clone(), seat.node.node.get()?.clone())))
     }
 }
 
 impl Status for Started {
     fn readiness(&self) -> Result<(), Vec<String>> {
-        self.0.get().map_or_else(|| Err(vec!["starting".to_owned()]), Node::readiness)
+        self.node.get().map_or_else(|| Err(vec!["starting".to_owned()]), Node::readiness)
     }
 
     fn metrics(&self) -> String {
-        let text = self.0.get().map(Node::metrics_text).transpose();
+        let text = self.node.get().map(Node::metrics_text).transpose();
         text.unwrap_or_else(|fault| {
             tracing::error!(%fault, "metrics cannot be written");
             None
@@ -221,9 +233,9 @@ impl Status for Started {
         .unwrap_or_default()
     }
 
-    /// None as yet: a node cannot answer for its cluster, so that the API says `unavailable`.
     fn control(&self) -> Option<Arc<dyn Control>> {
-        None
+        let (node, told_to_drain) = (self.node.get()?.clone(), self.told_to_drain.clone());
+        Some(Arc::new(Controlled { node, told_to_drain }))
     }
 }
 

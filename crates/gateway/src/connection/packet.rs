@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use tidegate_core::{DisconnectReason, Namespace, SessionId};
-use tidegate_msgpack::write;
+use bytes::Bytes;
+use tidegate_core::{Answer, DisconnectReason, Namespace, SessionId};
+use tidegate_msgpack::{Reader, write};
 use tidegate_protocol::socketio::{self, Packet, Parser};
 
 use super::{Connection, Exit, SESSIONS_MAX};
@@ -14,6 +15,9 @@ use crate::operation::{self, Event};
 use crate::reply::{Refusal, Reply};
 use tidegate_core::ErrorCode;
 use tokio::time::Instant;
+
+/// MessagePack's nil.
+const NIL: &[u8] = &[0xc0];
 
 /// What a connection waited for.
 pub(crate) enum Resume {
@@ -69,8 +73,10 @@ impl Connection {
                 Ok(())
             }
             (Packet::Event { id, data, .. }, Some(index)) => self.on_event(index, id, &data),
-            // Nothing that this node sends asks for an acknowledgement yet; an unknown id is ignored in any case.
-            (Packet::Ack { .. }, Some(_)) => Ok(()),
+            (Packet::Ack { id, data, .. }, Some(index)) => {
+                self.on_acknowledgement(index, id, &data);
+                Ok(())
+            }
             (Packet::Disconnect { .. }, Some(index)) => {
                 let session = self.sessions.swap_remove(index);
                 self.node.disconnect(&session, DisconnectReason::ClientNamespaceDisconnect);
@@ -249,6 +255,24 @@ impl Connection {
         }
         self.hold_back();
         Ok(())
+    }
+
+    /// Passes an acknowledgement on to the server that asked for it. One that nobody waits for is ignored, and so is one
+    /// of a client that may have been displaced unheard.
+    fn on_acknowledgement(&mut self, index: usize, id: u64, data: &[u8]) {
+        let session = &self.sessions[index];
+        if self.node.pulse.check(Instant::now()).is_err() {
+            return;
+        }
+        let Some(_deed) = session.begin(&self.node.broker) else { return };
+        let Some(asker) = self.node.acknowledgements.take(id, session.id) else { return };
+        let mut arguments = Reader::new(data);
+        let first = match arguments.array() {
+            Ok(1..) => arguments.value().unwrap_or(NIL),
+            _ => NIL,
+        };
+        let answer = Answer::Acknowledged(Bytes::copy_from_slice(first));
+        self.node.broker.answer(&asker, &session.namespace, answer);
     }
 
     /// Whether an event must wait: the node is deaf, and has not been for long.
