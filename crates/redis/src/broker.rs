@@ -20,12 +20,11 @@ use tokio_util::task::TaskTracker;
 use crate::adapter::Envelope;
 use crate::commands::{self, CommandLink};
 use crate::inbound::{self, Standing};
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
 use crate::lease::Lease;
 use crate::node_message::NodeMessage;
 use crate::options::{ConnectError, Options};
 use crate::outbound::Outbound;
-use crate::reaper::connection_name;
 use crate::registry::{Learned, Port, Registry};
 use crate::requests;
 use crate::server::{Backoff, Server, Session, check_version};
@@ -117,7 +116,7 @@ impl RedisBroker {
             subscriber: Arc::clone(&subscriber),
             keys: keys.clone(),
             node_channel: node_channel.clone(),
-            connection_name: connection_name(&options.incarnation),
+            connection_name: keys::connection_name(&options.incarnation),
             learned: Arc::clone(&learned),
             command_timeout: options.command_timeout,
             ping_timeout: options.pulse_timeout(),

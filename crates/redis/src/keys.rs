@@ -166,6 +166,11 @@ pub(crate) fn bucket(room: &Room) -> u32 {
     hash % BUCKETS
 }
 
+/// What the connections of an incarnation are called.
+pub(crate) fn connection_name(incarnation: &Incarnation) -> String {
+    format!("tidegate:{}", incarnation.as_str())
+}
+
 /// `name` without the characters that mean something in a key: no two names become one.
 fn escaped(name: &str) -> Cow<'_, str> {
     if !name.contains(['%', '|', '{', '}']) {

@@ -7,7 +7,7 @@
 //! - `adapter`: the wire of `@socket.io/redis-adapter` and `@socket.io/redis-emitter`.
 //! - `requests`: what the adapter's servers ask of each other, on the same wire.
 //! - `url`: which URLs can be used, and how much of one is shown.
-//! - `server`: where Redis is and how a connection to it is made; `commands`: the connection for commands.
+//! - `server`: where Redis is and how a connection to it is made, `sentinel` who knows where it is; `commands`: the connection for commands.
 //! - `outbound`: the queue of publications and the one task that sends them.
 //! - `subscriptions`: the wanted topics, and the connection that is subscribed to them.
 //! - `inbound`: what that connection pushes, on its way to the subscriber.
@@ -40,6 +40,7 @@ mod registry;
 pub mod requests;
 mod row;
 mod scripts;
+mod sentinel;
 mod server;
 mod settling;
 mod subscriptions;

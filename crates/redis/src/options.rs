@@ -7,7 +7,7 @@ use tidegate_core::{Incarnation, NodeId};
 /// How [`RedisBroker`](crate::RedisBroker) reaches Redis and what it is called there.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `redis://[[user]:password@]host[:port][/db]`; [`check_url`](crate::check_url) says whether it can be used.
+    /// `redis://[[user]:password@]host[:port][/db]`, or `redis+sentinel://` with several hosts and the master's name; [`check_url`](crate::check_url) says whether it can be used.
     pub url: String,
     /// Before every key and channel of Tidegate's own. It must not hold a brace: what stands in the first braces of a
     /// key decides where Redis Cluster keeps it.

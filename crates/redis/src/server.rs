@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, ConnectionInfo, ProtocolVersion, PushInfo, RedisError};
+use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisError};
 use tokio_util::sync::CancellationToken;
 
+use crate::keys;
 use crate::options::{ConnectError, Options};
-use crate::url::{self, masked};
+use crate::sentinel;
+use crate::url::{self, Target, masked};
 
 /// The oldest Redis, and what Valkey of any version claims to be at least, as major and minor version.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
-/// How many requests the library queues on one connection. Every caller here waits for an answer before it sends
-/// the next, so a handful is ever in flight; the number is the library's default.
+/// How many requests the library queues on one connection. They leave it as fast as they
+/// are written to the socket; how much is in flight is for those who send to bound. The library's default.
 const REQUESTS_MAX: usize = 50;
 
 /// First probe of an idle connection, then between probes. The pings every second notice sooner; this is for a
@@ -41,23 +43,25 @@ pub(crate) struct Session {
 /// The server that the URL names.
 #[derive(Debug)]
 pub(crate) struct Server {
-    info: ConnectionInfo,
+    target: Target,
     masked: String,
     attempt_timeout: Duration,
     fence_after: Duration,
+    connection_name: String,
 }
 
 impl Server {
     pub(crate) fn parse(options: &Options) -> Result<Self, ConnectError> {
         let masked = masked(&options.url);
-        let info =
+        let Target { info, sentinels } =
             url::parse(&options.url).map_err(|reason| ConnectError::Url { url: masked.clone(), reason })?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         Ok(Self {
-            info: info.set_redis_settings(settings),
+            target: Target { info: info.set_redis_settings(settings), sentinels },
             masked,
             attempt_timeout: options.command_timeout.min(options.connect_timeout),
             fence_after: options.fence_after,
+            connection_name: keys::connection_name(&options.incarnation),
         })
     }
 
@@ -66,7 +70,7 @@ impl Server {
         &self.masked
     }
 
-    /// Resolves the name and connects, once. `on_push` sees what the server sends unasked, and must not block.
+    /// Resolves the name, or asks the sentinels, and connects, once. `on_push` sees what the server sends unasked, and must not block.
     pub(crate) async fn open(
         &self,
         role: Role,
@@ -79,7 +83,11 @@ impl Server {
             // `fence_after` is given up, and closing discards what is still unsent instead of sending it on.
             tcp = tcp.set_user_timeout(self.fence_after).set_linger_time(Duration::ZERO);
         }
-        let client = redis::Client::open(self.info.clone().set_tcp_settings(tcp))?;
+        let mut info = self.target.info.clone().set_tcp_settings(tcp);
+        if let Some(sentinels) = &self.target.sentinels {
+            info = info.set_addr(sentinels.master(self.attempt_timeout).await?);
+        }
+        let client = redis::Client::open(info)?;
         // Commands are timed by their callers, who know what each is worth waiting for.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.attempt_timeout))
@@ -89,7 +97,20 @@ impl Server {
                 on_push(info);
                 Ok::<(), std::convert::Infallible>(())
             });
-        client.get_multiplexed_async_connection_with_config(&config).await
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if self.target.sentinels.is_some() {
+            sentinel::check_role(&mut connection, self.attempt_timeout).await?;
+        }
+        if role == Role::Commands {
+            // The subscription names itself, and asks for its id besides.
+            let mut name = redis::cmd("CLIENT");
+            name.arg("SETNAME").arg(&self.connection_name);
+            let named = tokio::time::timeout(self.attempt_timeout, connection.send_packed_command(&name));
+            if let Ok(Err(error)) = named.await {
+                tracing::debug!(%error, "failed to name the command connection");
+            }
+        }
+        Ok(connection)
     }
 }
 

@@ -43,10 +43,32 @@ pub enum Backend {
     Redis,
 }
 
+/// Runs each of the named functions, which take a [`Backend`], as one test in memory and one on Redis.
+#[macro_export]
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test($crate::cluster::Backend::Memory).await;
+            })*
+        }
+        mod on_redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test($crate::cluster::Backend::Redis).await;
+            })*
+        }
+    };
+}
+
 /// Nodes that meet each other. It owns every task it started; [`Cluster::shutdown`] waits for them.
 pub struct Cluster {
     exchange: Exchange,
-    redis: Option<RedisServer>,
+    /// The cluster's own server.
+    _redis: Option<RedisServer>,
+    /// Where the nodes meet; in memory when there is none.
+    url: Option<String>,
     nodes: Mutex<Vec<Node>>,
     serving: TaskTracker,
 }
@@ -112,9 +134,22 @@ impl Cluster {
     /// A cluster without nodes.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
+        let redis = (backend == Backend::Redis).then(RedisServer::start);
+        let url = redis.as_ref().map(RedisServer::url);
+        Self { _redis: redis, url, ..Self::empty() }
+    }
+
+    /// A cluster without nodes, whose nodes will meet at `url`.
+    #[must_use]
+    pub fn at(url: String) -> Self {
+        Self { url: Some(url), ..Self::empty() }
+    }
+
+    fn empty() -> Self {
         Self {
             exchange: Exchange::new(),
-            redis: (backend == Backend::Redis).then(RedisServer::start),
+            _redis: None,
+            url: None,
             nodes: Mutex::default(),
             serving: TaskTracker::new(),
         }
@@ -157,11 +192,11 @@ impl Cluster {
     pub async fn try_add(&self, options: Options, listener: TcpListener) -> Result<Server, StartError> {
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let fence_after = options.pulse.fence_after;
-        let redis = self.redis.as_ref().map(|redis| tidegate_redis::Options {
+        let redis = self.url.as_ref().map(|url| tidegate_redis::Options {
             command_timeout: Duration::from_secs(10),
             fence_after: options.pulse.fence_after,
             incarnation: options.incarnation.clone(),
-            ..tidegate_redis::Options::new(&redis.url(), id.clone())
+            ..tidegate_redis::Options::new(url, id.clone())
         });
         let joining = Joining::new(options, SHARDS)?;
         let subscriber = joining.subscriber();
@@ -190,7 +225,7 @@ impl Cluster {
         lies: &Arc<Lies>,
         limit: Duration,
     ) -> Result<Server, StartError> {
-        assert!(self.redis.is_none(), "lies are told about the exchange in memory");
+        assert!(self.url.is_none(), "lies are told about the exchange in memory");
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let fence_after = options.pulse.fence_after;
         let joining = Joining::new(options, SHARDS)?;

@@ -5,4 +5,5 @@ pub mod cluster;
 pub mod lying;
 pub mod redis_server;
 pub mod registry_suite;
+pub mod sentinels;
 pub mod wire;

@@ -195,7 +195,7 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-fn next_port() -> u16 {
+pub(crate) fn next_port() -> u16 {
     // Test processes run side by side, so each begins somewhere else.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let count = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -32,7 +32,7 @@ pub const KEYS: &[Key] = &[
     number("engine.payload_bytes_max", 1_000_000, 64, 268_435_456, BYTES, "Largest message of a client, and largest body of one poll."),
     list("engine.transports", check::transport, &["polling", "websocket"], "Transports offered to clients."),
 
-    text("redis.url", check::redis_url, Preset::Unset("\"redis://127.0.0.1:6379\""), "The Redis that joins the nodes. Not set: this node runs alone.")
+    text("redis.url", check::redis_url, Preset::Unset("\"redis://127.0.0.1:6379\""), "The Redis that joins the nodes, or its sentinels: \"redis+sentinel://host:26379,host:26379/master-name\". Not set: this node runs alone.")
         .mask(Mask::UrlPassword),
     text("redis.prefix", check::prefix, Preset::Text("tidegate"), "Front of the gateway's own keys and channels."),
     text("redis.adapter_prefix", check::prefix, Preset::Text("socket.io"), "Front of the channels shared with @socket.io/redis-adapter and @socket.io/redis-emitter."),
