@@ -24,17 +24,20 @@ use crate::publication::Publication;
 /// - Whoever is displaced or kicked is marked so in the step that displaces, and its node is told on its own channel
 ///   ([`Subscriber::evict`](crate::Subscriber::evict)) in that step: an eviction is heard before the echo of every
 ///   pulse that is sent after it.
-/// - The mark stays until the loser's node releases the session, or a reaper does: a session that was displaced while
-///   nobody could reach its node is found displaced whenever it is checked, also when its winner has left meanwhile.
+/// - The mark stays until the loser's node releases the session, for a day at least if it never does and may come back: a
+///   session that was displaced while nobody could reach its node is found displaced whenever it is checked, also when
+///   its winner has left meanwhile, and when its node was taken for dead.
+/// - Whoever lost a place less than its node's `fence_after` ago is told again for every claim of that place, and listed as
+///   displaced by it: its winner may have stopped waiting.
 /// - A step that names a claim does nothing to a session that another claim holds.
 /// - Every list is taken in as few round trips as it takes, and one after the other.
 pub trait SessionRegistry: Send + Sync + 'static {
     /// Claims a place. Claiming again with the same id changes nothing and gives the same answer.
     fn claim(&self, claim: Claim) -> BoxFuture<'static, Result<Claimed, ClaimError>>;
 
-    /// Whether each of `held` still holds its place, in their order. One that is simply gone, because the registry
-    /// lost it, is put back with its old epoch when `restore` is set; it then loses to every newer claim that the
-    /// policy sets against it, and displaces every older one.
+    /// Whether each of `held` still holds its place, in their order. One that is gone, because the registry lost it or
+    /// a reaper forgot it, has lost its place to newer claims if the policy sets them against it, and is marked so.
+    /// Otherwise it is put back with its old epoch when `restore` is set, and displaces every older one.
     fn check(&self, held: Vec<Claim>, restore: bool) -> BoxFuture<'static, Result<Vec<Verdict>, Error>>;
 
     /// Forgets sessions that ended, their marks included.
@@ -82,6 +85,9 @@ pub trait SessionRegistry: Send + Sync + 'static {
 
     /// Everything the registry holds in the name of this incarnation, to be compared with what really lives here.
     fn held(&self) -> BoxFuture<'static, Result<Vec<Gone>, Error>>;
+
+    /// Every stay that the registry may hold in the name of this incarnation, likewise.
+    fn stays(&self) -> BoxFuture<'static, Result<Vec<Stay>, Error>>;
 
     /// Writes this incarnation into the list of nodes and, when `reap` is set, takes over what dead ones left: their
     /// sessions are forgotten, their stays announced as over, each by one node of all. A node sets `reap` only when it
@@ -199,7 +205,7 @@ pub enum Verdict {
     Held,
     /// It was gone, and holds its place again.
     Restored,
-    /// It is gone, and was not to be put back.
+    /// It is gone, nobody came in its place, and it was not to be put back.
     Absent,
     /// It lost its place.
     Evicted(Evicted),

@@ -20,6 +20,7 @@ use tidegate_core::{Incarnation, NodeId};
 use tidegate_msgpack::{Reader, Token};
 
 use crate::registry::Registry;
+use crate::scripts::BATCH_MAX;
 
 /// One node in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,16 @@ fn text<'a>(reader: &mut Reader<'a>) -> Option<&'a str> {
 impl Registry {
     pub(crate) async fn nodes(&self) -> Result<Vec<NodeRow>, Error> {
         let entries = self.entries(self.scripts.ask_one("nodes", self.list_entries()).await?);
+        let mut rows = Vec::new();
+        for batch in entries.chunks(BATCH_MAX) {
+            self.living(batch, &mut rows).await?;
+        }
+        rows.sort_by(|a, b| a.node.cmp(&b.node));
+        Ok(rows)
+    }
+
+    /// Adds those of `entries` that hold their lease to `rows`.
+    async fn living(&self, entries: &[(Incarnation, Entry)], rows: &mut Vec<NodeRow>) -> Result<(), Error> {
         let leases = entries.iter().map(|(_, entry)| {
             let mut command = redis::cmd("HMGET");
             command.arg(self.keys.node_lease(&entry.node)).arg(&[
@@ -86,12 +97,7 @@ impl Registry {
             ]);
             command
         });
-        let leases: Vec<_> = leases.collect();
-        if leases.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut answers = self.scripts.ask("nodes", leases).await?;
-        let mut rows = Vec::new();
+        let mut answers = self.scripts.ask("nodes", leases.collect()).await?;
         for (incarnation, entry) in entries {
             let [holder, started_at, connections, sessions, draining, version]: [Option<String>; 6] =
                 self.scripts.next(&mut answers)?;
@@ -100,8 +106,8 @@ impl Registry {
             }
             let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
             rows.push(NodeRow {
-                node: entry.node,
-                incarnation,
+                node: entry.node.clone(),
+                incarnation: incarnation.clone(),
                 started_at_ms: number(started_at),
                 vitals: Vitals {
                     connections: number(connections),
@@ -111,8 +117,7 @@ impl Registry {
                 },
             });
         }
-        rows.sort_by(|a, b| a.node.cmp(&b.node));
-        Ok(rows)
+        Ok(())
     }
 
     pub(crate) async fn own(&self) -> Result<Own, Error> {

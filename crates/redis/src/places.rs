@@ -91,7 +91,7 @@ impl Registry {
     /// Forgets `gone`, and then that they were held.
     pub(crate) async fn give_up(&self, gone: &[Gone]) -> Result<(), Error> {
         for batch in gone.chunks(BATCH_MAX) {
-            self.release("release", batch, None).await?;
+            self.release("release", batch, None, false).await?;
             let members: Vec<_> = batch.iter().map(index::held).collect();
             self.unindex_held("release", &members).await?;
         }
@@ -99,17 +99,19 @@ impl Registry {
     }
 
     /// Forgets sessions and marks, at most [`BATCH_MAX`]. With `since`, in Unix ms by the clock of Redis, it spares
-    /// sessions that were claimed or vouched for from then on.
+    /// sessions that were claimed or vouched for from then on; marks it may leave alone.
     pub(crate) async fn release(
         &self,
         label: &'static str,
         gone: &[Gone],
         since: Option<u64>,
+        leaves_marks: bool,
     ) -> Result<Vec<Released>, Error> {
         let since = since.map_or_else(String::new, |since| since.to_string());
         let commands = gone.iter().map(|gone| {
             let mut command = self.scripts.verbs.release.on(&[&self.keys.place(&gone.place)]);
             command.arg(gone.session.as_str()).arg(packed::pack_claim(&gone.claim).as_slice()).arg(&since);
+            command.arg(if leaves_marks { "1" } else { "" });
             command
         });
         let mut answers = self.scripts.ask(label, commands.collect()).await?;

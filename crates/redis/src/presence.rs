@@ -80,7 +80,8 @@ impl Registry {
         let (next, users): (u64, Vec<(String, Vec<u8>)>) = self.scripts.ask_one("presence", command).await?;
         let mut items = Vec::new();
         for (user, value) in users {
-            let stays = read_stays(&value).ok_or_else(|| self.unknown("stays"))?;
+            // What cannot be read is nobody's stay, and no reason to list none of the others.
+            let stays = read_stays(&value).unwrap_or_default();
             items.extend(stays.into_iter().map(|(session, device, node)| Stay {
                 namespace: namespace.clone(),
                 room: room.clone(),

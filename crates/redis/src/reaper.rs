@@ -8,12 +8,15 @@
 //! since the take-over began is left alone.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tidegate_core::Incarnation;
 use tidegate_core::registry::{Announce, Error, Tended};
+use tokio::time::Instant;
 
 use crate::index;
+use crate::keys::connection_name;
 use crate::nodes::{Entry, State};
 use crate::places::Released;
 use crate::registry::Registry;
@@ -31,6 +34,8 @@ struct Dead<'a> {
     since: u64,
     /// Whether nobody had begun before.
     untouched: bool,
+    /// Whether its process may be alive: what it is to be told when it comes back is then kept.
+    may_return: bool,
 }
 
 impl Registry {
@@ -47,14 +52,31 @@ impl Registry {
         if listed && knows {
             self.knows_of_reaping.store(false, Ordering::Relaxed);
         }
+        let leaped = self.has_leaped(now_ms);
         let mut tended = Tended::default();
         // A node that was itself taken for dead has no business with others before it knows.
-        if let (Some(announce), true) = (reap, listed) {
+        if let (Some(announce), true, false) = (reap, listed, leaped) {
             for (incarnation, entry) in self.without_lease(entries, now_ms).await? {
                 self.reap(&incarnation, &entry, announce, &mut tended).await?;
             }
         }
         Ok(tended)
+    }
+
+    /// Whether the clock of Redis went ahead of this node's by much of a lease since the call before. Leases have ended then
+    /// that nobody let go of; by the next call, whoever lives has its lease again.
+    fn has_leaped(&self, redis_now_ms: u64) -> bool {
+        let now = Instant::now();
+        let Some((redis_then_ms, then)) = self.tended_at.lock().replace((redis_now_ms, now)) else {
+            return false;
+        };
+        let lease_ttl_ms = self.learned.lease_ttl_ms.load(Ordering::Relaxed);
+        let leaped =
+            leaped(redis_now_ms.saturating_sub(redis_then_ms), now.duration_since(then), lease_ttl_ms);
+        if leaped {
+            tracing::warn!("the clock of redis leaped ahead; taking over from nobody for now");
+        }
+        leaped
     }
 
     /// Those of `entries` that should have a lease and have none, and those to be struck off the list.
@@ -71,16 +93,15 @@ impl Registry {
             };
             *incarnation != self.incarnation && due_ms <= now_ms
         });
-        if entries.is_empty() {
-            return Ok(entries);
-        }
-        let leases = entries.iter().map(|(_, entry)| self.lease_holder(&entry.node)).collect();
-        let mut answers = self.scripts.ask("tend", leases).await?;
         let mut dead = Vec::new();
-        for (incarnation, entry) in entries {
-            let holder: Option<String> = self.scripts.next(&mut answers)?;
-            if holder.as_deref() != Some(incarnation.as_str()) || entry.state == State::Reaping {
-                dead.push((incarnation, entry));
+        for batch in entries.chunks(BATCH_MAX) {
+            let leases = batch.iter().map(|(_, entry)| self.lease_holder(&entry.node)).collect();
+            let mut answers = self.scripts.ask("tend", leases).await?;
+            for (incarnation, entry) in batch {
+                let holder: Option<String> = self.scripts.next(&mut answers)?;
+                if holder.as_deref() != Some(incarnation.as_str()) || entry.state == State::Reaping {
+                    dead.push((incarnation.clone(), entry.clone()));
+                }
             }
         }
         Ok(dead)
@@ -94,9 +115,10 @@ impl Registry {
         announce: Announce,
         tended: &mut Tended,
     ) -> Result<(), Error> {
-        let begin = self.scripts.ask_one("reap", self.reap_begin(incarnation)).await?;
+        let begin = self.scripts.ask_one("reap", self.reap_begin(incarnation, None)).await?;
         let Some::<(u64, bool)>((since, untouched)) = begin else { return Ok(()) };
-        let mut dead = Dead { incarnation, entry, since, untouched };
+        let may_return = self.is_connected(incarnation).await;
+        let mut dead = Dead { incarnation, entry, since, untouched, may_return };
         if !self.still_dead(&dead).await? {
             return Ok(());
         }
@@ -126,7 +148,7 @@ impl Registry {
             for members in members.chunks(BATCH_MAX) {
                 let (members, gone): (Vec<_>, Vec<_>) =
                     members.iter().filter_map(|member| Some((member, index::read_held(member)?))).unzip();
-                let released = self.release("reap", &gone, Some(dead.since)).await?;
+                let released = self.release("reap", &gone, Some(dead.since), dead.may_return).await?;
                 *sessions += released.iter().filter(|released| **released == Released::Session).count();
                 let of = members.into_iter().zip(released);
                 cleared.extend(
@@ -174,9 +196,10 @@ impl Registry {
     }
 
     /// Renews the mark and looks at the lease. If the incarnation is back, it ends the take-over: as if nothing had
-    /// been, if nothing has been touched.
+    /// been, if nothing has been touched. One that has listed itself again meanwhile is left as it is.
     async fn still_dead(&self, dead: &Dead<'_>) -> Result<bool, Error> {
-        let commands = vec![self.reap_begin(dead.incarnation), self.lease_holder(&dead.entry.node)];
+        let mark = self.reap_begin(dead.incarnation, Some(dead.since));
+        let commands = vec![mark, self.lease_holder(&dead.entry.node)];
         let mut answers = self.scripts.ask("reap", commands).await?;
         let ours: Option<(u64, bool)> = self.scripts.next(&mut answers)?;
         let holder: Option<String> = self.scripts.next(&mut answers)?;
@@ -190,13 +213,15 @@ impl Registry {
         Ok(true)
     }
 
-    fn reap_begin(&self, incarnation: &Incarnation) -> Cmd {
+    /// Begins a take-over, or renews the mark of the one that began at `since`.
+    fn reap_begin(&self, incarnation: &Incarnation, since: Option<u64>) -> Cmd {
         let mut command = self.scripts.verbs.reap_begin.on(&[&self.keys.nodes()]);
         command
             .arg(incarnation.as_str())
             .arg(self.incarnation.as_str())
             .arg(self.learned.lease_ttl_ms.load(Ordering::Relaxed))
-            .arg(REAPED_KEPT_MS);
+            .arg(REAPED_KEPT_MS)
+            .arg(since.map_or_else(String::new, |since| since.to_string()));
         command
     }
 
@@ -204,6 +229,19 @@ impl Registry {
         let mut command = self.scripts.verbs.reap_end.on(&[&self.keys.nodes()]);
         command.arg(dead.incarnation.as_str()).arg(self.incarnation.as_str()).arg(outcome);
         self.scripts.ask_one("reap", command).await
+    }
+
+    /// Whether a connection of the incarnation is open, so that its process may be frozen or cut off, and come back. Who may
+    /// not look takes it to be so.
+    async fn is_connected(&self, incarnation: &Incarnation) -> bool {
+        let mut list = redis::cmd("CLIENT");
+        list.arg("LIST");
+        let name = format!(" name={} ", connection_name(incarnation));
+        let answer = self.scripts.attempt("reap", vec![list]).await;
+        match answer.as_deref() {
+            Ok([answer]) => text(answer).is_none_or(|clients| clients.contains(&name)),
+            _ => true,
+        }
     }
 
     /// Ends the subscription of a node that is frozen or cut off, so that Node servers stop counting on its answers.
@@ -239,9 +277,10 @@ impl Registry {
     }
 }
 
-/// What the connection of an incarnation's subscription is called.
-pub(crate) fn connection_name(incarnation: &Incarnation) -> String {
-    format!("tidegate:{}", incarnation.as_str())
+/// Whether `there_ms` by the clock of Redis are more than `here` explains, by half a lease.
+fn leaped(there_ms: u64, here: Duration, lease_ttl_ms: u64) -> bool {
+    let here_ms = u64::try_from(here.as_millis()).unwrap_or(u64::MAX);
+    there_ms.saturating_sub(here_ms) > lease_ttl_ms / 2
 }
 
 fn text(answer: &Value) -> Option<&str> {
@@ -249,5 +288,20 @@ fn text(answer: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::VerbatimString { text, .. } | Value::SimpleString(text) => Some(text),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_went_ahead_is_told_from_time_that_passed() {
+        let here = Duration::from_secs(3);
+        assert!(!leaped(3_000, here, 10_000));
+        assert!(!leaped(8_000, here, 10_000), "what is late by less ends no lease of a node that pulses");
+        assert!(leaped(8_001, here, 10_000));
+        assert!(!leaped(60_000, Duration::from_secs(60), 10_000), "a call that came late");
+        assert!(!leaped(0, here, 10_000), "a clock that went back keeps leases longer");
     }
 }

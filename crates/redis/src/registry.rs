@@ -9,12 +9,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
+use parking_lot::Mutex;
 use tidegate_core::registry::{
     Announce, Claim, ClaimError, Claimed, Error, Gone, Listed, NodeRow, Occupied, Own, Page, Place, Refresh,
     Row, Stay, Tended, Verdict,
 };
 use tidegate_core::{ClaimId, Incarnation, Namespace, NodeId, Room, SessionRegistry, Subscriber};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::index;
 use crate::keys::Keys;
@@ -61,6 +63,8 @@ pub(crate) struct Registry {
     pub(crate) was_reaped: AtomicBool,
     /// Whether something was read that no version known here writes; logged once.
     puzzled: AtomicBool,
+    /// When it was last tended, by the clock of Redis in Unix ms and by this node's.
+    pub(crate) tended_at: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Registry {
@@ -85,6 +89,7 @@ impl Registry {
             knows_of_reaping: AtomicBool::new(false),
             was_reaped: AtomicBool::new(false),
             puzzled: AtomicBool::new(false),
+            tended_at: Mutex::new(None),
         }
     }
 
@@ -127,11 +132,14 @@ impl Registry {
         Ok(members.iter().filter_map(|member| index::read_held(member)).collect())
     }
 
+    async fn stays(&self) -> Result<Vec<Stay>, Error> {
+        let members = self.members_of(&self.stays_key).await?;
+        Ok(members.iter().filter_map(|member| index::read_stay(member, &self.node)).collect())
+    }
+
     /// Ends what is left, and strikes the node off the list last: what this does not get to is taken over by others.
     async fn give_back(&self) -> Result<(), Error> {
-        let stays = self.members_of(&self.stays_key).await?;
-        let stays: Vec<_> = stays.iter().filter_map(|member| index::read_stay(member, &self.node)).collect();
-        self.leave(&stays, None).await?;
+        self.leave(&self.stays().await?, None).await?;
         self.give_up(&self.held().await?).await?;
         let mut indexes = redis::cmd("UNLINK");
         indexes.arg(&self.held_key).arg(&self.stays_key);
@@ -218,6 +226,11 @@ impl SessionRegistry for Port {
     fn held(&self) -> BoxFuture<'static, Result<Vec<Gone>, Error>> {
         let registry = Arc::clone(&self.0);
         async move { registry.held().await }.boxed()
+    }
+
+    fn stays(&self) -> BoxFuture<'static, Result<Vec<Stay>, Error>> {
+        let registry = Arc::clone(&self.0);
+        async move { registry.stays().await }.boxed()
     }
 
     fn tend(&self, reap: Option<Announce>) -> BoxFuture<'static, Result<Tended, Error>> {

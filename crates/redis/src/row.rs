@@ -3,12 +3,12 @@
 //! Both are MessagePack arrays, written by the scripts alone (`lua/place.lua`) and read here. Lua writes bytes as
 //! text, and whole numbers in their shortest form. Further elements are left alone: a newer version may add some.
 //!
-//! | | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |
-//! |---|---|---|---|---|---|---|---|---|---|---|
-//! | row | 0 polling, 1 websocket | claim | epoch | device | node | incarnation | `fence_after` in ms | last sign of life, in ms after the epoch | vouched for, in Unix ms; may be missing | |
-//! | mark | 2 | claim | epoch | node | `fence_after` in ms | reason: 0 replaced, 1 kicked | the winner's claim | its device | its node | its epoch |
+//! | | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|
+//! | row | 0 polling, 1 websocket | claim | epoch | device | node | incarnation | `fence_after` in ms | last sign of life, in ms after the epoch | vouched for, in Unix ms; may be missing | | |
+//! | mark | 2 | claim | epoch | node | `fence_after` in ms | reason: 0 replaced, 1 kicked | when, in Unix ms | the winner's claim | its device | its node | its epoch |
 //!
-//! A mark ends after the reason when nobody came in its place. Claims and incarnations are packed (`packed.rs`).
+//! A mark ends after the time when nobody came in its place. It stays until its node has released the session, or a day. Claims and incarnations are packed (`packed.rs`).
 //!
 //! A row is *vouched for* by its node when that comes back after having been taken for dead: whoever took over from
 //! it before that moment leaves the row alone.
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn marks_are_no_rows() {
-        let mark = b"\x96\x02\xacAAAAAAAAAAAA\x07\xa1a\xcd\x03\xe8\x01";
+        let mark = b"\x97\x02\xacAAAAAAAAAAAA\x07\xa1a\xcd\x03\xe8\x01\x09";
         assert_eq!(row(b"sssssssssssssssssss1", mark), None);
     }
 }

@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::AsyncCommands as _;
 use tidegate_core::registry::{Claim, Own, Page, Refresh, Stay, Tended, Transport, Verdict};
 use tidegate_core::{Incarnation, Namespace, NodeId, Subscriber};
-use tidegate_msgpack::write;
+use tidegate_msgpack::{Reader, write};
 use tidegate_redis::{Options, RedisBroker};
 use tidegate_test::broker_suite::Recorder;
 use tidegate_test::redis_server::RedisServer;
-use tidegate_test::registry_suite::{ANNOUNCE, Node, claim, fence_after, passed, place, unix_ms};
+use tidegate_test::registry_suite::{ANNOUNCE, Node, PATIENCE, claim, fence_after, passed, place, unix_ms};
 
 /// Further ahead than any test lasts.
 const LATER_MS: u64 = 3_600_000;
@@ -136,6 +137,43 @@ async fn a_node_that_is_back_before_its_reaper_is_through_hears_so() {
     assert_eq!((a.find("u").await, members(&a, "r").await), (vec![late.row(&held)], vec![stay]));
     assert_eq!(late.registry.own().await, Ok(Own::Reaped), "some of it may be gone");
     late.registry.tend(None).await.unwrap();
+    assert_eq!(late.registry.own().await, Ok(Own::Listed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_listed_itself_again_stays_listed() {
+    let server = RedisServer::start();
+    let (a, late) = (join(&server, "a").await, join(&server, "late").await);
+    let claims = (0..5000).map(|number| late.registry.claim(claim(&format!("u{number}"), "d")));
+    assert!(join_all(claims).await.iter().all(Result::is_ok));
+    end_lease(&server, &late).await;
+    passed(unix_ms()).await;
+    let comes_back = async {
+        let mut connection = server.connection().await;
+        let (deadline, field) = (Instant::now() + PATIENCE, late.incarnation.as_str());
+        // Between two of the reaper's steps, it renews its lease and, having looked after its sessions, lists itself.
+        let own = late.node.as_str().len() + 2;
+        loop {
+            assert!(Instant::now() < deadline, "the reaper does not begin");
+            let entry: Vec<u8> = connection.hget("tidegate:nodes", field).await.unwrap();
+            // A client's id and a time stand between its name and its state.
+            let mut reader = Reader::new(&entry[own..]);
+            let state = [reader.uint(), reader.uint(), reader.uint()][2];
+            if state == Ok(1) {
+                break;
+            }
+        }
+        let mut entry = Vec::new();
+        write::array(&mut entry, 4);
+        write::str(&mut entry, late.node.as_str());
+        [0, unix_ms(), 0].iter().for_each(|number| write::uint(&mut entry, *number));
+        let lease = format!("tidegate:{{node:{}}}:lease", late.node);
+        let mut returns = redis::pipe();
+        returns.atomic().hset("tidegate:nodes", field, &entry).hset(&lease, "incarnation", field);
+        let _: () = returns.query_async(&mut connection).await.unwrap();
+    };
+    let (tended, ()) = tokio::join!(tend(&a), comes_back);
+    assert_eq!(tended.nodes, 0, "the reaper was through before that");
     assert_eq!(late.registry.own().await, Ok(Own::Listed));
 }
 

@@ -12,8 +12,11 @@ use crate::registry::{
     Policy, Refresh, Row, Verdict,
 };
 
+/// How long a mark is kept that nobody comes back for, in ms.
+const MARK_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// All places with a session, or with the mark of one. Bounded by the sessions of this process: whoever is displaced
-/// goes when its own node, or a reaper, says so.
+/// goes when its own node says so, or a reaper; the marks of nodes that never came back go with the first claim after a day.
 #[derive(Default)]
 pub(super) struct Places(HashMap<Place, Vec<Entry>, RandomState>);
 
@@ -38,6 +41,7 @@ struct Mark {
     evicted: Evicted,
     /// Whose claim displaced it, and waits for it.
     winner: Option<ClaimId>,
+    at_ms: u64,
 }
 
 impl Places {
@@ -52,8 +56,11 @@ impl Places {
         let entries = self.0.entry(claim.place.clone()).or_default();
         if let Some(made) = entries.iter().find(|entry| entry.is(claim.session, claim.id)) {
             let epoch = made.row.epoch;
-            return Ok((claimed(entries, claim.id, epoch), Vec::new()));
+            return Ok((claimed(entries, claim, epoch, now_ms), Vec::new()));
         }
+        entries.retain(|entry| {
+            entry.mark.as_ref().is_none_or(|mark| now_ms.saturating_sub(mark.at_ms) <= MARK_KEPT_MS)
+        });
         let (mut rivals, beside) = rivals(entries, claim);
         let excess = rivals.len().saturating_sub(beside);
         if claim.on_duplicate == OnDuplicate::Reject {
@@ -65,15 +72,26 @@ impl Places {
         let last = entries.iter().map(Entry::latest).max();
         let epoch = now_ms.max(last.map_or(0, |last| last + 1));
         let row = row(claim, home, epoch);
-        let told = rivals[..excess].iter().map(|at| entries[*at].displace(&claim.place, &row)).collect();
-        let answer = claimed(entries, claim.id, epoch);
+        // Those that may act still, although whoever displaced them may not wait for them any more.
+        let again = entries.iter().filter(|_| claim.policy != Policy::Unlimited);
+        let again = again.filter_map(|entry| entry.tell_again(&claim.place, &row, now_ms));
+        let mut told: Vec<_> = again.collect();
+        let displaced = rivals[..excess].iter();
+        told.extend(displaced.map(|at| entries[*at].displace(&claim.place, &row, now_ms)));
+        let answer = claimed(entries, claim, epoch, now_ms);
         entries.retain(|entry| entry.row.session != claim.session);
         entries.push(Entry { row, fence_after: home.fence_after, mark: None });
         Ok((answer, told))
     }
 
     /// See [`SessionRegistry::check`](crate::SessionRegistry::check).
-    pub(super) fn check(&mut self, held: &Claim, restore: bool, home: &Home) -> (Verdict, Vec<Told>) {
+    pub(super) fn check(
+        &mut self,
+        held: &Claim,
+        restore: bool,
+        home: &Home,
+        now_ms: u64,
+    ) -> (Verdict, Vec<Told>) {
         let there = self
             .0
             .get(&held.place)
@@ -84,14 +102,19 @@ impl Places {
             Some(entry) => {
                 Verdict::Evicted(Evicted { reason: EvictReason::Replaced, by: Some(by(&entry.row)) })
             }
-            None if restore => return self.restore(held, home),
-            None => Verdict::Absent,
+            None => return self.missing(held, restore, home, now_ms),
         };
         (verdict, Vec::new())
     }
 
-    fn restore(&mut self, held: &Claim, home: &Home) -> (Verdict, Vec<Told>) {
-        let entries = self.0.entry(held.place.clone()).or_default();
+    /// What becomes of one that is not there.
+    fn missing(&mut self, held: &Claim, restore: bool, home: &Home, now_ms: u64) -> (Verdict, Vec<Told>) {
+        let mut nobody = Vec::new();
+        let entries = match self.0.get_mut(&held.place) {
+            Some(entries) => entries,
+            None if restore => self.0.entry(held.place.clone()).or_default(),
+            None => &mut nobody,
+        };
         let row = row(held, home, held.epoch);
         let fence_after = home.fence_after;
         let (rivals, beside) = rivals(entries, held);
@@ -101,12 +124,17 @@ impl Places {
             let newest = rivals.last().map(|at| &entries[*at].row);
             let evicted = Evicted { reason: EvictReason::Replaced, by: newest.map(by) };
             // Marked like everybody who loses: its next check must not find the place free and take it.
-            let mark = Some(Mark { evicted: evicted.clone(), winner: newest.map(|row| row.claim) });
+            let winner = newest.map(|row| row.claim);
+            let mark = Some(Mark { evicted: evicted.clone(), winner, at_ms: now_ms });
             entries.push(Entry { row, fence_after, mark });
             return (Verdict::Evicted(evicted), Vec::new());
         }
+        if !restore {
+            return (Verdict::Absent, Vec::new());
+        }
         let excess = rivals.len().saturating_sub(beside);
-        let told = rivals[..excess].iter().map(|at| entries[*at].displace(&held.place, &row)).collect();
+        let displaced = rivals[..excess].iter();
+        let told = displaced.map(|at| entries[*at].displace(&held.place, &row, now_ms)).collect();
         entries.push(Entry { row, fence_after, mark: None });
         (Verdict::Restored, told)
     }
@@ -121,18 +149,34 @@ impl Places {
         }
     }
 
+    /// Forgets what an incarnation that is dead held, but for marks when it may come back and ask for them. Gives the
+    /// number of its sessions.
+    pub(super) fn forget(&mut self, incarnation: &Incarnation, leaves_marks: bool) -> usize {
+        let mut sessions = 0;
+        self.0.retain(|_, entries| {
+            entries.retain(|entry| {
+                let is_its = entry.row.incarnation == *incarnation;
+                sessions += usize::from(is_its && entry.mark.is_none());
+                !is_its || leaves_marks && entry.mark.is_some()
+            });
+            !entries.is_empty()
+        });
+        sessions
+    }
+
     /// See [`SessionRegistry::kick`](crate::SessionRegistry::kick); `confirm` is who wants to hear of it.
     pub(super) fn kick(
         &mut self,
         place: &Place,
         device: Option<&str>,
         confirm: &(NodeId, ClaimId),
+        now_ms: u64,
     ) -> (Vec<Row>, Vec<Told>) {
         let Some(entries) = self.0.get_mut(place) else { return Default::default() };
         let among = |row: &Row| device.is_none_or(|device| *row.device == *device);
         let kicked = live(entries, among).into_iter().map(|at| {
             let evicted = Evicted { reason: EvictReason::Kicked, by: None };
-            (entries[at].row.clone(), entries[at].evict(place, evicted, None, confirm.clone()))
+            (entries[at].row.clone(), entries[at].evict(place, evicted, (None, now_ms), confirm.clone()))
         });
         kicked.unzip()
     }
@@ -143,7 +187,8 @@ impl Places {
         for entry in entries.filter(|entry| entry.mark.is_none() && entry.is(changed.session, changed.claim))
         {
             entry.row.transport = changed.transport;
-            entry.row.seen_at_ms = changed.seen_at_ms;
+            // A session has been seen when it claimed, whatever its node has heard since.
+            entry.row.seen_at_ms = changed.seen_at_ms.max(entry.row.epoch);
         }
     }
 
@@ -179,19 +224,39 @@ impl Entry {
         self.row.epoch.max(by.map_or(0, |by| by.ts))
     }
 
-    fn displace(&mut self, place: &Place, winner: &Row) -> Told {
+    fn displace(&mut self, place: &Place, winner: &Row, now_ms: u64) -> Told {
         let evicted = Evicted { reason: EvictReason::Replaced, by: Some(by(winner)) };
-        self.evict(place, evicted, Some(winner.claim), (winner.node.clone(), winner.claim))
+        let confirm = (winner.node.clone(), winner.claim);
+        self.evict(place, evicted, (Some(winner.claim), now_ms), confirm)
+    }
+
+    /// Whether its session lost its place and may act still, if its node has heard nothing since.
+    fn may_act(&self, now_ms: u64) -> bool {
+        let fence_after_ms = u64::try_from(self.fence_after.as_millis()).unwrap_or(u64::MAX);
+        self.mark.as_ref().is_some_and(|mark| now_ms < mark.at_ms.saturating_add(fence_after_ms))
+    }
+
+    /// What its node is told for the sake of `newcomer`.
+    fn tell_again(&self, place: &Place, newcomer: &Row, now_ms: u64) -> Option<Told> {
+        if !self.may_act(now_ms) {
+            return None;
+        }
+        let evicted = self.mark.as_ref()?.evicted.clone();
+        Some(self.told(place, evicted, (newcomer.node.clone(), newcomer.claim)))
     }
 
     fn evict(
         &mut self,
         place: &Place,
         evicted: Evicted,
-        winner: Option<ClaimId>,
+        (winner, at_ms): (Option<ClaimId>, u64),
         confirm: (NodeId, ClaimId),
     ) -> Told {
-        self.mark = Some(Mark { evicted: evicted.clone(), winner });
+        self.mark = Some(Mark { evicted: evicted.clone(), winner, at_ms });
+        self.told(place, evicted, confirm)
+    }
+
+    fn told(&self, place: &Place, evicted: Evicted, confirm: (NodeId, ClaimId)) -> Told {
         let eviction = Eviction {
             namespace: place.namespace.clone(),
             session: self.row.session,
@@ -220,10 +285,14 @@ fn by(winner: &Row) -> By {
     By { device: Arc::clone(&winner.device), node: winner.node.clone(), ts: winner.epoch }
 }
 
-fn claimed(entries: &[Entry], id: ClaimId, epoch: u64) -> Claimed {
+/// Whoever has any number beside it displaces nobody, and has nobody to wait for.
+fn claimed(entries: &[Entry], claim: &Claim, epoch: u64, now_ms: u64) -> Claimed {
     let displaced = entries
         .iter()
-        .filter(|entry| entry.mark.as_ref().is_some_and(|mark| mark.winner == Some(id)))
+        .filter(|entry| {
+            let is_loser = entry.mark.as_ref().is_some_and(|mark| mark.winner == Some(claim.id));
+            is_loser || claim.policy != Policy::Unlimited && entry.may_act(now_ms)
+        })
         .map(|entry| Displaced {
             session: entry.row.session,
             node: entry.row.node.clone(),

@@ -68,7 +68,7 @@ impl SessionRegistry for Register {
     fn check(&self, held: Vec<Claim>, restore: bool) -> BoxFuture<'static, Result<Vec<Verdict>, Error>> {
         Self::now(self.step(|state, idle| {
             let verdicts = held.iter().map(|held| {
-                let (verdict, told) = state.places.check(held, restore, &self.home);
+                let (verdict, told) = state.places.check(held, restore, &self.home, unix_ms());
                 state.evict(told, idle);
                 verdict
             });
@@ -91,7 +91,7 @@ impl SessionRegistry for Register {
     ) -> BoxFuture<'static, Result<Vec<Row>, Error>> {
         Self::now(self.step(|state, idle| {
             let confirm = (self.home.node.clone(), confirm);
-            let (kicked, told) = state.places.kick(&place, device.as_deref(), &confirm);
+            let (kicked, told) = state.places.kick(&place, device.as_deref(), &confirm, unix_ms());
             state.evict(told, idle);
             Ok(kicked)
         }))
@@ -169,6 +169,10 @@ impl SessionRegistry for Register {
         Self::now(self.step(|state, _| Ok(state.places.held(&self.home.incarnation))))
     }
 
+    fn stays(&self) -> BoxFuture<'static, Result<Vec<Stay>, Error>> {
+        Self::now(self.step(|state, _| Ok(state.presence.of(&self.home.incarnation))))
+    }
+
     fn tend(&self, reap: Option<Announce>) -> BoxFuture<'static, Result<Tended, Error>> {
         Self::now(self.step(|state, idle| {
             state.nodes.insert(self.home.incarnation.clone(), Standing::Listed);
@@ -211,11 +215,9 @@ impl State {
         Ok(())
     }
 
-    /// Gives the number of sessions that an incarnation had.
-    fn forget(&mut self, incarnation: &Incarnation) -> usize {
-        let held = self.places.held(incarnation);
-        held.iter().for_each(|gone| self.places.release(gone));
-        held.len()
+    /// Forgets what an incarnation held that gives it up.
+    fn forget(&mut self, incarnation: &Incarnation) {
+        self.places.held(incarnation).iter().for_each(|gone| self.places.release(gone));
     }
 
     /// Takes over what other incarnations left that are in the list of nodes and hold no lease.
@@ -229,7 +231,8 @@ impl State {
             .collect();
         let mut tended = Tended::default();
         for incarnation in dead {
-            tended.sessions += self.forget(&incarnation);
+            let may_return = self.seats.has(&incarnation);
+            tended.sessions += self.places.forget(&incarnation, may_return);
             let stays = self.presence.of(&incarnation);
             // If it fails, the next call goes on from here.
             self.depart(&stays, announce, idle)?;

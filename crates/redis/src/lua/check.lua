@@ -1,4 +1,5 @@
--- Whether a claim still holds its place; with `restore`, puts it back if it is simply gone.
+-- Whether a claim still holds its place; with `restore`, puts it back if it is simply gone. One that is gone while newer
+-- claims have what the policy allows has lost its place, and is marked so.
 --
 -- ARGV[5] session, ARGV[6] kind, ARGV[7] device, ARGV[8] incarnation, ARGV[9] fence_after_ms
 -- ARGV[10] 'device', 'any', or how many sessions may live here
@@ -14,7 +15,7 @@ mine = mine and read(mine)
 if mine then
   keep()
   if mine[1] == MARK then
-    return { 'evicted', mine[6], mine[8], mine[9], mine[10] }
+    return { 'evicted', mine[6], mine[9], mine[10], mine[11] }
   elseif mine[2] ~= ARGV[4] then
     return { 'evicted', REPLACED, mine[4], mine[5], mine[3] }
   end
@@ -24,16 +25,13 @@ if mine then
   end
   return { 'held' }
 end
-if not restore then
-  return { 'absent' }
-end
 
 local epoch = tonumber(ARGV[11])
 local row = { tonumber(ARGV[6]), ARGV[4], epoch, ARGV[7], ARGV[3], ARGV[8], tonumber(ARGV[9]), 0 }
 if vouch then
   row[9] = now_ms()
 end
-local rows = ARGV[10] == 'any' and {} or survey(ARGV[5])
+local rows = survey(ARGV[5])
 local same, allowed = rivals(rows, ARGV[10], ARGV[7])
 local newer = 0
 for _, found in ipairs(same) do
@@ -43,11 +41,14 @@ for _, found in ipairs(same) do
   end
 end
 if newer > 0 and newer >= allowed then
+  -- Also for one that is not to be put back: its client must not come again in place of whoever came in its own.
   local by = same[#same].value
-  local mark = { MARK, ARGV[4], epoch, ARGV[3], row[7], REPLACED, by[2], by[4], by[5], by[3] }
-  redis.call('HSET', KEYS[1], ARGV[5], cmsgpack.pack(mark))
+  redis.call('HSET', KEYS[1], ARGV[5], cmsgpack.pack(mark_of(row, REPLACED, by)))
   keep()
   return { 'evicted', REPLACED, by[4], by[5], by[3] }
+end
+if not restore then
+  return { 'absent' }
 end
 for i = 1, #same + 1 - allowed do
   evict(same[i], REPLACED, row)

@@ -4,7 +4,8 @@
 -- ARGV[10] 'device', 'any', or how many sessions may live here; ARGV[11] 'replace' or 'reject'
 -- ARGV[12...] with 'reject', the claims that may be replaced all the same, since their nodes are dead
 --
--- Returns { epoch, session, node, fence_after_ms, ... } of those displaced; the same again for the same claim. With
+-- Returns { epoch, session, node, fence_after_ms, ... } of those displaced, now or by others so shortly before that they
+-- may act still; the same again for the same claim. With
 -- 'reject', { 0, node, incarnation, claim, ... } of those that are in the way.
 -- Where any number may live nobody is displaced, and a place may be large: it is not read.
 local rows, marks, latest = {}, {}, 0
@@ -15,7 +16,7 @@ end
 local function answer(epoch)
   local told = { epoch }
   for _, found in ipairs(marks) do
-    if found.value[7] == ARGV[4] then
+    if found.value[8] == ARGV[4] or may_act(found.value) then
       table.insert(told, found.session)
       table.insert(told, found.value[4])
       table.insert(told, found.value[5])
@@ -62,6 +63,15 @@ for i = 1, surplus do
   table.insert(told, loser.session)
   table.insert(told, loser.value[5])
   table.insert(told, loser.value[7])
+end
+-- Whoever lost its place here a moment ago may act still, and who displaced it may not wait for it any more.
+for _, found in ipairs(marks) do
+  if may_act(found.value) then
+    tell(found.session, found.value)
+    table.insert(told, found.session)
+    table.insert(told, found.value[4])
+    table.insert(told, found.value[5])
+  end
 end
 redis.call('HSET', KEYS[1], ARGV[5], cmsgpack.pack(row))
 keep()

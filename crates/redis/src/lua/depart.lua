@@ -10,17 +10,22 @@ local raw = redis.call('HGET', KEYS[1], ARGV[2])
 if not raw then
   return 0
 end
-local stays, left = cmsgpack.unpack(raw), {}
+local whole, stays = pcall(cmsgpack.unpack, raw)
+if not whole or type(stays) ~= 'table' then
+  -- What cannot be read is nobody's stay.
+  stays = {}
+end
+local left = {}
 for i = 1, #stays, 4 do
   if stays[i] ~= ARGV[3] then
     for j = i, i + 3 do
       table.insert(left, stays[j])
     end
-  elseif ARGV[4] ~= '' and stays[i + 3] >= tonumber(ARGV[4]) then
+  elseif ARGV[4] ~= '' and (tonumber(stays[i + 3]) or 0) >= tonumber(ARGV[4]) then
     return 3
   end
 end
-if #left == #stays then
+if #left == #stays and #left > 0 then
   return 0
 end
 if #left > 0 then

@@ -8,7 +8,13 @@
 local time = redis.call('TIME')
 local entered = time[1] * 1000 + math.floor(time[2] / 1000)
 local raw = redis.call('HGET', KEYS[1], ARGV[2])
-local stays = raw and cmsgpack.unpack(raw) or {}
+local stays = {}
+if raw then
+  -- What cannot be read is nobody's stay.
+  local whole, read = pcall(cmsgpack.unpack, raw)
+  stays = whole and type(read) == 'table' and read or {}
+end
+local first = #stays == 0
 local at = #stays + 1
 for i = 1, #stays, 4 do
   if stays[i] == ARGV[3] then
@@ -17,7 +23,7 @@ for i = 1, #stays, 4 do
 end
 stays[at], stays[at + 1], stays[at + 2], stays[at + 3] = ARGV[3], ARGV[4], ARGV[5], entered
 redis.call('HSET', KEYS[1], ARGV[2], cmsgpack.pack(stays))
-if raw then
+if not first then
   return 0
 end
 redis.call('HSET', KEYS[2], ARGV[1], redis.call('HLEN', KEYS[1]))

@@ -9,7 +9,8 @@ if not raw then
   return 0
 end
 local whole, row = pcall(cmsgpack.unpack, raw)
-if not whole or type(row) ~= 'table' or row[1] ~= 0 and row[1] ~= 1 or row[2] ~= ARGV[2] then
+if not whole or type(row) ~= 'table' or row[1] ~= 0 and row[1] ~= 1 or row[2] ~= ARGV[2]
+  or type(row[3]) ~= 'number' then
   return 0
 end
 row[1] = tonumber(ARGV[3])

@@ -1,8 +1,8 @@
 //! What a session finds that asks whether it still holds its place.
 
-use tidegate_core::registry::{Claim, EvictReason, Evicted, OnDuplicate, Policy, Verdict};
+use tidegate_core::registry::{Claim, EvictReason, Evicted, OnDuplicate, Own, Policy, Verdict, Vitals};
 
-use super::{Cluster, Node, claim, claim_as, gone, node, pair, passed};
+use super::{ANNOUNCE, Cluster, LEASE_TTL, Node, claim, claim_as, gone, node, pair, passed, unix_ms};
 
 const REPLACE: OnDuplicate = OnDuplicate::Replace;
 const REJECT: OnDuplicate = OnDuplicate::Reject;
@@ -115,7 +115,6 @@ pub async fn a_lost_session_loses_to_newer_ones(cluster: &impl Cluster) {
             passed(old.epoch).await;
             let new = b.hold(claim_as(&user, "d", policy, on_duplicate)).await;
             let verdict = Verdict::Evicted(b.replaces(&new));
-            assert_eq!(a.check(&old, false).await, Verdict::Absent);
             assert_eq!(a.check(&old, true).await, verdict);
             assert_eq!(a.find(&user).await, [b.row(&new)]);
             b.release(&new).await;
@@ -125,6 +124,44 @@ pub async fn a_lost_session_loses_to_newer_ones(cluster: &impl Cluster) {
         }
     }
     assert_eq!(b.told().await, []);
+}
+
+/// A node that was taken for dead puts nobody back. Of its sessions, those whose users came elsewhere meanwhile are told
+/// so, before a reaper forgot them or after; the others are not there, and their clients may come again.
+pub async fn a_session_taken_for_dead_loses_to_newer_ones(cluster: &impl Cluster) {
+    let a = node(cluster, "a").await;
+    let late = cluster.join_lapsed("late").await;
+    let before = late.hold(claim("before", "d")).await;
+    let after = late.hold(claim("after", "d")).await;
+    let two = |device| claim_as("two", device, Policy::Max(2), REPLACE);
+    let crowded = late.hold(two("d1")).await;
+    let alone = late.hold(claim("alone", "d")).await;
+    let beside = late.hold(claim("beside", "d1")).await;
+    let mut winners = vec![a.claim(claim("before", "d")).await.0];
+    passed(unix_ms()).await;
+    assert_eq!(a.registry.tend(Some(ANNOUNCE)).await.expect("the registry is up").nodes, 1);
+    winners.push(a.hold(claim("after", "d")).await);
+    a.hold(claim("beside", "d2")).await;
+    a.hold(two("d2")).await;
+    late.broker.pulse(1, LEASE_TTL, Vitals::default()).await.expect("nobody has its id");
+    assert_eq!(late.registry.own().await, Ok(Own::Reaped));
+
+    for (held, winner) in [&before, &after].into_iter().zip(&winners) {
+        let evicted = Verdict::Evicted(a.replaces(winner));
+        assert_eq!(late.check(held, false).await, evicted);
+        // Whoever was told so once is told so again.
+        a.release(winner).await;
+        assert_eq!(late.check(held, false).await, evicted);
+        late.release(held).await;
+    }
+    for held in [&crowded, &alone, &beside] {
+        assert_eq!(late.check(held, false).await, Verdict::Absent);
+    }
+    let third = a.claim(two("d3")).await.0;
+    assert_eq!(late.check(&crowded, false).await, Verdict::Evicted(a.replaces(&third)));
+    late.release(&crowded).await;
+    assert_eq!(late.registry.held().await, Ok(vec![]));
+    assert_eq!(a.sessions("two").await.len(), 2);
 }
 
 /// A session that was lost displaces those of before it, whose nodes are told like any loser's.

@@ -99,13 +99,17 @@ impl Node {
         (Claim { epoch: claimed.epoch, ..claim }, claimed)
     }
 
-    /// Claims what nobody else has.
+    /// Claims what nobody else has. The next claim has a later epoch, also where epochs are not needed and those of
+    /// one millisecond may be the same.
     ///
     /// # Panics
     /// When somebody has, or the claim is refused.
     pub async fn hold(&self, claim: Claim) -> Claim {
         let (held, claimed) = self.claim(claim).await;
         assert_eq!(claimed.displaced, []);
+        if held.policy == Policy::Unlimited {
+            passed(held.epoch).await;
+        }
         held
     }
 

@@ -97,6 +97,22 @@ pub async fn held_is_what_was_not_released(cluster: &impl Cluster) {
     expect(&a, &mine).await;
 }
 
+/// The stays in the name of a node are those that it began and did not end, on whichever node their users are, too.
+pub async fn stays_are_what_did_not_end(cluster: &impl Cluster) {
+    let (a, b) = pair(cluster).await;
+    assert_eq!(a.registry.stays().await, Ok(vec![]));
+    let (mine, theirs) = (a.hold(claim("u", "d")).await, b.hold(claim("u", "e")).await);
+    let mut stays: Vec<_> = (0..500).map(|number| a.stay(&mine, &format!("r{number}"))).collect();
+    a.registry.enter(stays.clone(), None).await.expect("the registry is up");
+    b.registry.enter(vec![b.stay(&theirs, "r1")], None).await.expect("the registry is up");
+    let left = stays.split_off(7);
+    a.registry.depart(left, ANNOUNCE).await.expect("the registry is up");
+    let held = a.registry.stays().await.expect("the registry is up");
+    assert_eq!(held.len(), stays.len());
+    assert!(stays.iter().all(|stay| held.contains(stay)));
+    assert_eq!(b.registry.stays().await, Ok(vec![b.stay(&theirs, "r1")]));
+}
+
 /// What a dead node left is taken over once, however many see to it, and its users are announced as gone unless they
 /// are there from elsewhere.
 pub async fn a_dead_node_is_reaped_once(cluster: &impl Cluster) {
@@ -131,7 +147,9 @@ pub async fn a_dead_node_is_reaped_once(cluster: &impl Cluster) {
     assert_eq!(a.find("u0").await, [a.row(&stays)]);
     assert_eq!(b.find("u1").await, [b.row(&winner)]);
     for held in left {
-        assert_eq!(a.check(&held, false).await, Verdict::Absent, "the marks are gone as well");
+        let there = Verdict::Evicted(b.replaces(&winner));
+        let expected = if held.device == winner.device { there } else { Verdict::Absent };
+        assert_eq!(a.check(&held, false).await, expected, "{held:?}");
     }
     for (room, first) in [("r0", 0), ("r1", 1)] {
         let announced = a.announced(room).await;
@@ -225,7 +243,9 @@ pub async fn closing_leaves_nothing(cluster: &impl Cluster) {
     let rooms = b.registry.rooms(Namespace::root(), page).await.expect("the registry is up");
     assert_eq!(rooms.items.len(), 1);
     assert_eq!((a.registry.held().await, own(&a).await), (Ok(vec![]), Own::Unknown));
-    assert_eq!(b.check(&mine[0], false).await, Verdict::Absent);
+    assert_eq!(b.check(&mine[1], false).await, Verdict::Absent);
+    b.release(&theirs).await;
+    assert_eq!(b.check(&mine[0], false).await, Verdict::Absent, "its mark is gone, too");
     a.broker.close().await;
     assert_eq!(tend(&b).await, Tended::default());
     a.registry.close().await;

@@ -109,6 +109,7 @@ contract! {
         a_lost_session_displaces_older_ones,
         a_lost_session_is_put_back,
         a_lost_session_loses_to_newer_ones,
+        a_session_taken_for_dead_loses_to_newer_ones,
         many_are_checked_at_once,
         verdicts_come_in_order;
     claims:
@@ -136,6 +137,7 @@ contract! {
         a_restarted_node_leaves_its_past_to_the_reaper,
         closing_leaves_nothing,
         held_is_what_was_not_released,
+        stays_are_what_did_not_end,
         nodes_are_listed_as_they_say_they_are;
     presence:
         a_user_is_announced_once,

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate_core::registry::{
-    Claim, ClaimError, Error, OnDuplicate, Own, Page, Policy, Tended, Verdict, Vitals,
+    Claim, ClaimError, Error, OnDuplicate, Own, Page, Policy, Stay, Tended, Verdict, Vitals,
 };
-use tidegate_core::{Namespace, NodeId, Subscriber};
+use tidegate_core::{Namespace, NodeId, SessionId, Subscriber};
 use tidegate_redis::{Options, RedisBroker};
 use tidegate_test::broker_suite::{Event, Recorder};
 use tidegate_test::redis_server::RedisServer;
 use tidegate_test::registry_suite::{
     ANNOUNCE, Cluster, LEASE_TTL, Node, PATIENCE, came, claim, claim_as, fence_after, gone, node, pair,
-    passed, place, unix_ms,
+    passed, place, unix_ms, went,
 };
 
 /// Nodes on a server, under a prefix of their own.
@@ -80,7 +80,14 @@ impl Cluster for RedisCluster {
 
     async fn crash(&self, node: Node) {
         let name = node.node.clone();
+        let connection = format!(" name=tidegate:{} ", node.incarnation.as_str());
         drop(node);
+        // Its connections end a moment later; while they are open, it might come back.
+        let deadline = Instant::now() + PATIENCE;
+        while self.server.ask::<String>(&["CLIENT", "LIST"]).await.contains(&connection) {
+            assert!(Instant::now() < deadline, "the connections of {name} stay open");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // What it did last was before anybody takes over from it, also by a clock of milliseconds.
         passed(unix_ms()).await;
         self.end_lease(&name).await;
@@ -234,9 +241,8 @@ async fn nothing_stays_once_everybody_has_gone() {
     let mut held = Vec::new();
     for number in 0..200 {
         let home = [&a, &b, &c][number % 3];
-        let (held_here, claimed) =
+        let (held_here, _) =
             home.claim(claim(&format!("u{}", number % 20), &format!("d{}", number % 7))).await;
-        assert!(claimed.displaced.len() <= 1);
         let stays =
             vec![home.stay(&held_here, &format!("r{}", number % 50)), home.stay(&held_here, "all {of} us")];
         home.registry.enter(stays, Some(ANNOUNCE)).await.unwrap();
@@ -294,4 +300,131 @@ async fn a_dead_nodes_subscription_is_ended() {
     };
     late.recorder.until("another subscription", again).await;
     assert!(!a.recorder.events().contains(&Event::Lost));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reapers_that_overlap_do_everything_once() {
+    let cluster = RedisCluster::start();
+    let (a, b) = pair(&cluster).await;
+    let c = node(&cluster, "c").await;
+    a.listen(&["r"]).await;
+    for number in 0..600 {
+        let held = c.hold(claim(&format!("u{number}"), "d")).await;
+        c.registry.enter(vec![c.stay(&held, "r")], None).await.unwrap();
+    }
+    // They hold what they take over for no longer than a lease, and the last they heard of was short.
+    for reaper in [&a, &b] {
+        reaper.broker.pulse(1, Duration::from_millis(1), Vitals::default()).await.unwrap();
+        let lease = format!("{}:{{node:{}}}:lease", cluster.prefix, reaper.node);
+        // Gone with its time to live, and there again without one.
+        let _: i64 = cluster.server.ask(&["DEL", &lease]).await;
+        let _: i64 = cluster.server.ask(&["HSET", &lease, "incarnation", reaper.incarnation.as_str()]).await;
+    }
+    cluster.crash(c).await;
+
+    let (mut total, deadline) = (Tended::default(), Instant::now() + PATIENCE);
+    while total.nodes == 0 {
+        assert!(Instant::now() < deadline, "they only stand in each other's way: {total:?}");
+        let (one, other) = tokio::join!(a.registry.tend(Some(ANNOUNCE)), b.registry.tend(Some(ANNOUNCE)));
+        for tended in [one.unwrap(), other.unwrap()] {
+            total.nodes += tended.nodes;
+            total.sessions += tended.sessions;
+        }
+    }
+    assert_eq!(total, Tended { nodes: 1, sessions: 600 });
+    let announced = a.announced("r").await;
+    assert_eq!(announced.len(), 600);
+    assert!((0..600).all(|number| announced.contains(&went("r", &format!("u{number}")))));
+    assert_eq!((a.registry.own().await, b.registry.own().await), (Ok(Own::Listed), Ok(Own::Listed)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_waits_for_its_turn_where_it_is_in_no_pulses_way() {
+    let cluster = RedisCluster::start();
+    let a = node(&cluster, "a").await;
+    // All scripts are known to the server.
+    let held = a.hold(claim("u", "d")).await;
+    cluster.server.freeze();
+    let crowd = (0..2000).map(|number| a.registry.claim(claim(&format!("u{number}"), "d")));
+    // Nobody is answered. Whatever may be sent is sent in this time, and the rest is never sent.
+    let answered =
+        tokio::time::timeout(Duration::from_millis(500), futures_util::future::join_all(crowd)).await;
+    assert!(answered.is_err());
+    cluster.server.thaw();
+    a.pulse().await;
+    let sent = a.registry.held().await.unwrap().len() - 1;
+    assert!((1..=512).contains(&sent), "{sent} claims stood before a pulse");
+    // The turns of those who gave up are others' now.
+    let claims = (0..2000).map(|number| a.registry.claim(claim(&format!("v{number}"), "d")));
+    assert!(futures_util::future::join_all(claims).await.iter().all(Result::is_ok));
+    assert_eq!(a.check(&held, false).await, Verdict::Held);
+}
+
+/// Values that no version of the scripts writes, in MessagePack and not.
+const FOREIGN: [&[u8]; 12] = [
+    b"",
+    b"\xc1",
+    b"text",
+    b"\x80",
+    b"\x90",
+    b"\xc0",
+    b"\x91\x00",
+    b"\x91\x02",
+    b"\x93\x00\xa1c\xa1e",
+    b"\x98\x00\xa1c\x01\xa1d\xc0\xa1i\xa1f\x00",
+    b"\x9a\x02\xa1c\x01\xa1n\x01\x00\xa1w\xa1d\xa1n\xa1e",
+    b"\x98\x03\xa1c\x01\xa1d\xa1n\xa1i\x01\x00",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_node_wrote_is_passed_over() {
+    let cluster = RedisCluster::start();
+    let (a, b) = pair(&cluster).await;
+    a.listen(&["r"]).await;
+    let c = node(&cluster, "c").await;
+    let dead = c.hold(claim("u", "dead")).await;
+    c.registry.enter(vec![c.stay(&dead, "r")], None).await.unwrap();
+    let mut connection = cluster.server.connection().await;
+    let place = format!("{}:{{/|u}}:sessions", cluster.prefix);
+    let keys = cluster.keys().await;
+    let room = keys.iter().find(|key| key.ends_with(":room:r")).unwrap();
+    let mut stays = Vec::new();
+    for (number, value) in FOREIGN.into_iter().enumerate() {
+        let session = format!("sssssssssssssssssss{}", char::from(b'a' + u8::try_from(number).unwrap()));
+        let () = redis::cmd("HSET")
+            .arg(&place)
+            .arg(&session)
+            .arg(value)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let user = format!("foreign {number}");
+        let () =
+            redis::cmd("HSET").arg(room).arg(&user).arg(value).query_async(&mut connection).await.unwrap();
+        let session = SessionId::parse(&session).unwrap();
+        stays.push(Stay { user: user.as_str().into(), ..a.stay(&Claim { session, ..claim("u", "d") }, "r") });
+    }
+
+    let old = a.hold(claim("u", "d")).await;
+    let new = b.claim(claim("u", "d")).await.0;
+    assert_eq!(a.told().await, [b.evicts(&new, &old)]);
+    a.release(&old).await;
+    b.release(&new).await;
+    assert_eq!(b.check(&new, true).await, Verdict::Restored);
+    assert_eq!(b.sessions("u").await, [dead.session, new.session]);
+    let page = Page { after: None, limit: 100 };
+    let members = a.registry.members(Namespace::root(), "r".into(), page.clone()).await.unwrap();
+    assert_eq!(members.items, [c.stay(&dead, "r")]);
+    // Whoever goes by such a name is found, and goes, as if it was not there.
+    for stay in &stays[..6] {
+        a.registry.enter(vec![stay.clone()], Some(ANNOUNCE)).await.unwrap();
+        assert_eq!(a.announced("r").await.last(), Some(&came("r", &stay.user)));
+    }
+    a.registry.depart(stays, ANNOUNCE).await.unwrap();
+    cluster.crash(c).await;
+    assert_eq!(a.registry.tend(Some(ANNOUNCE)).await.unwrap(), Tended { nodes: 1, sessions: 1 });
+    let members = a.registry.members(Namespace::root(), "r".into(), page).await.unwrap();
+    assert_eq!(members.items, []);
+    let kicked = a.registry.kick(new.place.clone(), None, old.id).await.unwrap();
+    assert_eq!(kicked, [b.row(&new)]);
 }
