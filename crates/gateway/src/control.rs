@@ -160,13 +160,15 @@ impl Node {
             return Ok(0);
         }
         let (sockets, _) = node.fetch(&namespace, asked.clone()).await?;
-        let selection = Selection { rooms: asked.clone(), except: Rooms::new() };
+        let selection = selection(&asked);
         node.order(&namespace, Ask::Disconnect { selection, close }).await?;
-        // A mark besides: a session whose node does not hear now must not come back later.
+        // Servers carry requests out in order: who answers this has done that.
+        node.fetch(&namespace, asked).await?;
+        // A mark besides: a session whose node does not hear now must not come back later. Not before, since a session
+        // that has ended is not found, and what else is on its connection would stay.
         for user in users {
             node.kick(Place { namespace: namespace.clone(), user }, None).await?;
         }
-        node.fetch(&namespace, asked).await?;
         Ok(count(sockets.len()))
     }
 

@@ -115,7 +115,11 @@ impl Inner {
             let Claimed { epoch, displaced, settling } = match node.registry.claim(claim).await {
                 Ok(claimed) => claimed,
                 Err(ClaimError::Taken) => return Err(Turned::Taken),
-                Err(ClaimError::Unavailable(_)) => return Err(Turned::Unavailable),
+                Err(ClaimError::Unavailable(_)) => {
+                    // One that was under way when its connection broke may be made after it has been given back.
+                    node.registrar.owe();
+                    return Err(Turned::Unavailable);
+                }
             };
             // The claim was made before now, so that whoever is fenced is fenced by then.
             let since = Instant::now();

@@ -59,12 +59,14 @@ impl Interest {
 
     /// Counts one more member of `topic`; `then` is told when what is published on it from now on will arrive. On an
     /// error the caller takes the member back with [`Interest::leave`].
-    /// Returns whether the topic had no member before.
-    pub(crate) fn join(
-        &self,
-        topic: Topic,
-        then: impl FnOnce(Result<(), broker::Error>) + Send + 'static,
-    ) -> bool {
+    pub(crate) fn join(&self, topic: Topic, then: impl FnOnce(Result<(), broker::Error>) + Send + 'static) {
+        self.count(topic.clone(), || {});
+        self.confirm(&topic, then);
+    }
+
+    /// Counts one more member of `topic`. `first` is called before anything else can be known of it if there was none
+    /// before; it must be quick.
+    pub(crate) fn count(&self, topic: Topic, first: impl FnOnce()) {
         let mut topics = self.topics.lock();
         let Topics { entries, wanted, .. } = &mut *topics;
         let entry = entries.entry(topic.clone()).or_insert_with(|| {
@@ -72,19 +74,14 @@ impl Interest {
             Entry { members: 0, subscription: Subscription::Pending(Vec::new()) }
         });
         entry.members += 1;
-        let first = entry.members == 1;
-        match &mut entry.subscription {
-            Subscription::Pending(waiters) => {
-                waiters.push(Box::new(then));
-                drop(topics);
-                self.changed.notify_one();
-            }
-            Subscription::Confirmed => {
-                drop(topics);
-                then(Ok(()));
-            }
+        if entry.members == 1 {
+            first();
         }
-        first
+        let is_pending = matches!(entry.subscription, Subscription::Pending(_));
+        drop(topics);
+        if is_pending {
+            self.changed.notify_one();
+        }
     }
 
     /// Tells `then` when a topic that has a member is confirmed.
@@ -98,6 +95,9 @@ impl Interest {
             topics.entries.get_mut(topic)
         {
             waiters.push(Box::new(then));
+            drop(topics);
+            // It may have failed just now, and is tried again with the next change only.
+            self.changed.notify_one();
             return;
         }
         drop(topics);

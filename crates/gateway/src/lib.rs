@@ -5,8 +5,9 @@
 //! handles signals: whoever owns the process does. Two nodes fit in one process.
 //!
 //! Layout, from the socket inwards: `accept` and `transport` (HTTP, polling, WebSocket), `connection` (one client's
-//! life), `operation` and `auth` (what it may ask for), `node` (the verbs), `hub` (sessions and rooms, and the
-//! fan-out), `outbox` (the way back out). Beside them `interest`, `pulse` and `timer`, which each are one task.
+//! life), `operation` and `auth` (what it may ask for), `enrolment` and `takeover` (what a CONNECT waits for), `node` with
+//! `seating` and `rooms` (the verbs), `hub` (sessions and rooms, and the fan-out), `outbox` (the way back out). Beside them
+//! `interest`, `pulse`, `audit`, `registrar`, `peers` and `timer`, which each are one task.
 //!
 //! Architecture Invariant: connection -> node -> hub -> outbox, never back.
 
@@ -42,6 +43,10 @@ mod pulse;
 mod questions;
 mod registrar;
 mod reply;
+#[cfg(test)]
+mod rig;
+mod rooms;
+mod seating;
 mod session;
 mod takeover;
 mod timer;

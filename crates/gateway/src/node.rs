@@ -1,17 +1,15 @@
-//! The node: the verbs that connections use, and its life from the first pulse to the last.
+//! The node: what it is made of, who may come in, and its life from the first pulse to the last. What its sessions do
+//! is in `seating` and `rooms`.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use tidegate_core::broker::{Broker, Done, PulseError, Subscriber};
-use tidegate_core::registry::{Evicted, Eviction, Refresh, Vitals};
+use tidegate_core::broker::{Broker, PulseError, Subscriber};
+use tidegate_core::registry::Vitals;
 use tidegate_core::request::Request;
-use tidegate_core::{
-    ClaimId, DisconnectReason, ErrorCode, MessageId, Namespace, NodeId, Publication, Room, SessionRegistry,
-};
-use tidegate_msgpack::write;
+use tidegate_core::{DisconnectReason, ErrorCode, Namespace, SessionRegistry};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,25 +20,21 @@ use crate::audit;
 use crate::auth::{Identity, NameLimits};
 use crate::clock::{Clock, unix_ms};
 use crate::engines::Engines;
-use crate::enrolment::{Enrolled, Entrant, Tenure};
-use crate::hub::{Hub, Joined};
+use crate::hub::Hub;
 use crate::inbound::Inbound;
-use crate::interest::{self, Interest};
-use crate::message::Message;
+use crate::interest::Interest;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::origin::Origins;
-use crate::outbox::{Outbox, PendingJoin};
+use crate::outbox::Outbox;
 use crate::peer::{Addresses, Place};
 use crate::peers;
 use crate::pulse::Pulse;
 use crate::questions::Questions;
 use crate::registrar::Registrar;
-use crate::reply::{Refusal, Reply};
-use crate::session::{Deed, Membership, Parts, Rule, Session};
-use crate::takeover::{Takeover, Takeovers};
+use crate::session::Rule;
+use crate::takeover::Takeovers;
 use crate::timer::Timer;
-use tidegate_protocol::socketio::Parser;
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -242,9 +236,15 @@ impl Inner {
         let (interest, broker, stopped) =
             (Arc::clone(&self.interest), Arc::clone(&self.broker), self.stopped.clone());
         self.tasks.spawn(async move { interest.run(broker, stopped).await });
-        let (registrar, registry, stopped) =
-            (Arc::clone(&self.registrar), Arc::clone(&self.registry), self.stopped.clone());
-        self.tasks.spawn(async move { registrar.run(registry, stopped).await });
+        let (registrar, registry, hub, stopped) = (
+            Arc::clone(&self.registrar),
+            Arc::clone(&self.registry),
+            Arc::clone(&self.hub),
+            self.stopped.clone(),
+        );
+        self.tasks.spawn(async move {
+            registrar.run(registry, |stay| hub.is_in(stay.session, &stay.room), stopped).await;
+        });
         self.tasks.spawn(peers::run(Arc::clone(self), requests, self.stopped.clone()));
         self.tasks.spawn(audit::run(Arc::clone(self), self.stopped.clone()));
         let (inner, stopped) = (Arc::clone(self), self.stopped.clone());
@@ -323,207 +323,6 @@ impl Inner {
         self.options.auth.identify(namespace.as_str(), auth, unix_ms(), &limits)
     }
 
-    /// Seats a session and sends `connected` before anything else can reach it.
-    pub(crate) fn connect(
-        &self,
-        shard: u32,
-        outbox: &Arc<Outbox>,
-        parser: Parser,
-        connected: &Message,
-        enrolled: Enrolled,
-    ) -> Arc<Session> {
-        let Enrolled { entrant, memberships, tenure, .. } = enrolled;
-        let Entrant { id, namespace, rule, identity } = entrant;
-        let holding = tenure.as_ref().map(|tenure| tenure.holding);
-        let parts = Parts {
-            id,
-            namespace,
-            rule,
-            identity,
-            parser,
-            outbox: Arc::clone(outbox),
-            holding,
-            connected_at_ms: holding.map_or_else(unix_ms, |holding| holding.epoch),
-        };
-        let session =
-            outbox.push_after(connected, || self.hub.insert(shard, |seat| Session::new(seat, parts)));
-        memberships.into_iter().for_each(Membership::keep);
-        session.rule.metrics.sessions.inc();
-        // Displaced while it waited: it was told that it is connected, and now hears that it no longer is.
-        if let Some((evicted, confirms)) = tenure.and_then(Tenure::keep).and_then(Takeover::finish) {
-            for confirm in confirms {
-                self.end(&session, evicted.clone(), Some(confirm));
-            }
-        }
-        session
-    }
-
-    /// A session of this node lost its place.
-    pub(crate) fn evict(&self, eviction: Eviction) {
-        // In this order: a session is known by its claim first, then by its seat, and in between by both.
-        if self.takeovers.evict(&eviction) {
-            return;
-        }
-        let Eviction { session: id, claim, evicted, confirm, .. } = eviction;
-        match self.hub.find(id) {
-            Some(session) if session.holding.is_some_and(|holding| holding.claim == claim) => {
-                self.end(&session, evicted, Some(confirm));
-            }
-            // It ended by itself, and is silent.
-            _ => self.broker.confirm(confirm.0, confirm.1, id),
-        }
-    }
-
-    /// Ends a session from outside its connection: it receives and does nothing from now on. Its connection tells the
-    /// client why; whoever waits is told when everything it had begun is answered.
-    pub(crate) fn end(&self, session: &Arc<Session>, evicted: Evicted, confirm: Option<(NodeId, ClaimId)>) {
-        let reason = evicted.reason;
-        if session.evict(evicted, confirm) {
-            self.left_all(session, DisconnectReason::ServerNamespaceDisconnect);
-            self.metrics.evicted(reason);
-        }
-        session.settle(&self.broker);
-        session.outbox.wake_tick();
-    }
-
-    /// Ends a session for a reason of its connection's. One that has ended stays as it is.
-    pub(crate) fn disconnect(&self, session: &Session, reason: DisconnectReason) {
-        if session.finish() {
-            self.left_all(session, reason);
-        }
-    }
-
-    /// The session leaves its rooms and its place, and is no receiver any more.
-    fn left_all(&self, session: &Session, reason: DisconnectReason) {
-        for room in self.hub.remove(session.seat, session.id) {
-            self.left(session, &room);
-        }
-        for topic in interest::of_session(&session.namespace, &session.own_room()) {
-            self.interest.leave(&topic);
-        }
-        if let Some(gone) = session.gone() {
-            self.registrar.release(gone);
-        }
-        session.rule.metrics.sessions.dec();
-        self.metrics.disconnected(reason);
-        tracing::debug!(session = %session.id, namespace = %session.namespace, %reason, "session ended");
-    }
-
-    /// Something about the session is to be told to the registry.
-    pub(crate) fn refresh(&self, session: &Session) {
-        let (Some(place), Some(holding)) = (session.place(), session.holding) else { return };
-        self.registrar.refresh(Refresh {
-            place,
-            session: session.id,
-            claim: holding.claim,
-            transport: session.transport(),
-            seen_at_ms: session.seen_at_ms.load(Ordering::Relaxed),
-        });
-    }
-
-    fn left(&self, session: &Session, room: &Room) {
-        if let Some(stay) = session.stay(room, &self.options.node) {
-            self.registrar.depart(stay);
-        }
-        if self.interest.leave(&interest::room(&session.namespace, room)) {
-            session.rule.metrics.rooms.dec();
-        }
-    }
-
-    /// Makes the session a member of `room` and answers once what is published from then on will arrive and, where the
-    /// namespace keeps presence, the cluster knows of it. Until then the connection holds back what its client sent
-    /// behind the join.
-    pub(crate) fn join(self: &Arc<Self>, session: &Arc<Session>, room: Room, reply: Reply) {
-        let pending = PendingJoin::new(&session.outbox);
-        let (node, of, named) = (Arc::clone(self), Arc::clone(session), room.clone());
-        let rooms_max = self.options.limits.rooms_per_session_max;
-        self.join_then(session, room, move |joined| {
-            // Evicted meanwhile, it is acknowledged nothing any more.
-            let Some(_deed) = of.begin(&node.broker) else { return };
-            match joined {
-                // The join that was still under way may have failed, or the session ended, and it was taken back.
-                Ok(()) if node.hub.is_member(of.seat, of.id, &named) => reply.ok(),
-                Ok(()) | Err(NotJoined::Unavailable) => reply.refuse(&unavailable()),
-                Err(NotJoined::Full) => reply.refuse(&Refusal::new(
-                    ErrorCode::TooLarge,
-                    format!("a session may be in at most {rooms_max} rooms (limits.rooms_per_session_max)"),
-                )),
-                Err(NotJoined::Gone) => {}
-            }
-            drop(pending);
-        });
-    }
-
-    /// Makes the session a member of `room`, and tells `then` when that holds.
-    pub(crate) fn join_then(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        room: Room,
-        then: impl FnOnce(Result<(), NotJoined>) + Send + 'static,
-    ) {
-        let topic = interest::room(&session.namespace, &room);
-        let rooms_max = self.options.limits.rooms_per_session_max;
-        match self.hub.join(session.seat, session.id, &room, rooms_max) {
-            Joined::Gone => then(Err(NotJoined::Gone)),
-            Joined::Full => then(Err(NotJoined::Full)),
-            Joined::Already => {
-                self.interest
-                    .confirm(&topic, move |outcome| then(outcome.map_err(|_| NotJoined::Unavailable)));
-            }
-            Joined::New => {
-                let (node, of) = (Arc::clone(self), Arc::clone(session));
-                let first = self.interest.join(topic, move |outcome| {
-                    if outcome.is_err() {
-                        node.unjoin(&of, &room);
-                        return then(Err(NotJoined::Unavailable));
-                    }
-                    let Some(stay) = of.stay(&room, &node.options.node) else { return then(Ok(())) };
-                    let registrar = Arc::clone(&node.registrar);
-                    registrar.enter(stay, move |outcome| {
-                        if outcome.is_err() {
-                            node.unjoin(&of, &room);
-                        }
-                        then(outcome.map_err(|_| NotJoined::Unavailable));
-                    });
-                });
-                if first {
-                    session.rule.metrics.rooms.inc();
-                }
-            }
-        }
-    }
-
-    /// Takes a join back that did not come to hold.
-    fn unjoin(&self, session: &Session, room: &Room) {
-        if self.hub.leave(session.seat, session.id, room) {
-            self.left(session, room);
-        }
-    }
-
-    pub(crate) fn leave(&self, session: &Session, room: &Room) {
-        if self.hub.leave(session.seat, session.id, room) {
-            self.left(session, room);
-        }
-    }
-
-    /// Hands a publication to the broker and answers when it has been taken. Whoever takes the session's place is
-    /// answered only after that.
-    pub(crate) fn publish(&self, deed: Deed, publication: Publication, id: MessageId, reply: Reply) {
-        self.broker.publish(
-            publication,
-            Done::call(move |outcome| {
-                match outcome {
-                    Ok(()) => reply.ok_with(1, |out| {
-                        write::str(out, "id");
-                        write::str(out, id.as_str());
-                    }),
-                    Err(_) => reply.refuse(&unavailable()),
-                }
-                drop(deed);
-            }),
-        );
-    }
-
     fn vitals(&self) -> Vitals {
         let sessions = self.rules.iter().map(|rule| rule.metrics.sessions.get()).sum::<i64>();
         Vitals {
@@ -533,21 +332,6 @@ impl Inner {
             version: self.options.version.as_str().into(),
         }
     }
-}
-
-/// Why a join does not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotJoined {
-    /// The session is in as many rooms as it may be.
-    Full,
-    /// The session has ended.
-    Gone,
-    /// The broker or the registry cannot be reached.
-    Unavailable,
-}
-
-pub(crate) fn unavailable() -> Refusal {
-    Refusal::new(ErrorCode::Unavailable, "the broker cannot be reached; the outcome is unknown")
 }
 
 impl Node {

@@ -3,6 +3,10 @@
 //! Claims do not go through here: each is awaited by its own CONNECT. What does is either awaited by a callback (a
 //! stay begins) or by nobody (a session or a stay ended, something changed about a session). What ended is written
 //! until it is: a user who left during an outage has left after it, too.
+//!
+//! Whether a session is in a room is looked up when it is written, not when it is asked for: joins take a while to be
+//! confirmed, and end in any order with the sessions that asked for them. Whoever changes it says so afterwards, so
+//! that what is written last is what was true last.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,8 +37,8 @@ type Entered = Box<dyn FnOnce(Result<(), Error>) + Send>;
 enum Entry {
     Release(Gone),
     Refresh(Refresh),
-    Enter(Stay, Entered),
-    Depart(Stay),
+    /// A session came to a room or left it; whoever waits for the cluster to know is told.
+    Stay(Stay, Option<Entered>),
 }
 
 /// One per node.
@@ -61,14 +65,14 @@ impl Registrar {
         self.push(Entry::Refresh(refresh));
     }
 
-    /// The session is in the room; `then` is told when the cluster knows.
+    /// The session came to the room; `then` is told when the cluster knows.
     pub(crate) fn enter(&self, stay: Stay, then: impl FnOnce(Result<(), Error>) + Send + 'static) {
-        self.push(Entry::Enter(stay, Box::new(then)));
+        self.push(Entry::Stay(stay, Some(Box::new(then))));
     }
 
-    /// The session is no longer in the room.
+    /// The session left the room.
     pub(crate) fn depart(&self, stay: Stay) {
-        self.push(Entry::Depart(stay));
+        self.push(Entry::Stay(stay, None));
     }
 
     /// Whether something was left out since the last call.
@@ -102,14 +106,19 @@ impl Registrar {
 
     fn fail(&self, entry: Entry) {
         self.owe();
-        if let Entry::Enter(_, then) = entry {
+        if let Entry::Stay(_, Some(then)) = entry {
             then(Err(Error));
         }
     }
 
     /// Writes until `shutdown`, and then what still waits, once. A registry that cannot be reached is waited for; what
-    /// is never written, a reaper finds.
-    pub(crate) async fn run(&self, registry: Arc<dyn SessionRegistry>, shutdown: CancellationToken) {
+    /// is never written, a reaper finds. `is_here` says whether the session of a stay is in its room.
+    pub(crate) async fn run(
+        &self,
+        registry: Arc<dyn SessionRegistry>,
+        is_here: impl Fn(&Stay) -> bool + Send + Sync,
+        shutdown: CancellationToken,
+    ) {
         loop {
             let run = self.take();
             if run.is_empty() {
@@ -122,7 +131,8 @@ impl Registrar {
                 }
                 continue;
             }
-            if self.write(&*registry, run).await.is_err() {
+            if self.write(&*registry, run, &is_here).await.is_err() {
+                self.refuse_waiting();
                 if shutdown.is_cancelled() {
                     return;
                 }
@@ -148,44 +158,61 @@ impl Registrar {
     }
 
     /// Writes entries of one kind. What ended is kept until it is written; what else fails is given up.
-    async fn write(&self, registry: &dyn SessionRegistry, run: Vec<Entry>) -> Result<(), Error> {
-        let (mut gone, mut changed, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut entered, mut waiting) = (Vec::new(), Vec::new());
+    async fn write(
+        &self,
+        registry: &dyn SessionRegistry,
+        run: Vec<Entry>,
+        is_here: impl Fn(&Stay) -> bool,
+    ) -> Result<(), Error> {
+        let (mut gone, mut changed, mut stays) = (Vec::new(), Vec::new(), Vec::new());
         for entry in run {
             match entry {
                 Entry::Release(session) => gone.push(session),
                 Entry::Refresh(refresh) => changed.push(refresh),
-                Entry::Depart(stay) => left.push(stay),
-                Entry::Enter(stay, then) => {
-                    entered.push(stay);
-                    waiting.push(then);
-                }
+                Entry::Stay(stay, then) => stays.push((stay, then)),
             }
         }
         // All are of one kind, so one of the lists is not empty.
         if !changed.is_empty() {
             return registry.refresh(changed).await;
         }
-        if !entered.is_empty() {
-            let outcome = registry.enter(entered.clone(), Some(presence::ANNOUNCE)).await;
-            for then in waiting {
-                then(outcome);
-            }
+        if !gone.is_empty() {
+            let outcome = registry.release(gone.clone()).await;
             if outcome.is_err() {
-                // Nobody knows whether it was written; it is taken back in any case.
-                self.put_back(entered.into_iter().map(Entry::Depart));
+                self.put_back(gone.into_iter().map(Entry::Release));
             }
             return outcome;
         }
-        let outcome = if gone.is_empty() {
-            registry.depart(left.clone(), presence::ANNOUNCE).await
-        } else {
-            registry.release(gone.clone()).await
-        };
+        let (mut here, mut left, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        for (stay, then) in stays {
+            if is_here(&stay) { &mut here } else { &mut left }.push(stay);
+            waiting.extend(then);
+        }
+        let outcome = stay_and_leave(registry, &here, &left).await;
         if outcome.is_err() {
-            self.put_back(gone.into_iter().map(Entry::Release).chain(left.into_iter().map(Entry::Depart)));
+            // Nobody knows what was written. It is looked up again: whoever waited leaves the room again.
+            self.put_back(here.into_iter().chain(left).map(|stay| Entry::Stay(stay, None)));
+        }
+        for then in waiting {
+            then(outcome);
         }
         outcome
+    }
+
+    /// Tells those who wait that the cluster cannot be told now. What is before them is written until it is, which may
+    /// take as long as an outage does.
+    fn refuse_waiting(&self) {
+        let waiting: Vec<Entered> = {
+            let mut queue = self.queue.lock();
+            let stays = queue.iter_mut().filter_map(|entry| match entry {
+                Entry::Stay(_, then) => then.take(),
+                _ => None,
+            });
+            stays.collect()
+        };
+        for then in waiting {
+            then(Err(Error));
+        }
     }
 
     /// Entries that are to be written next, before all others.
@@ -194,5 +221,82 @@ impl Registrar {
         for entry in entries.rev() {
             queue.push_front(entry);
         }
+    }
+}
+
+/// Comings first: a user who moves from one session to another has not left in between.
+async fn stay_and_leave(registry: &dyn SessionRegistry, here: &[Stay], left: &[Stay]) -> Result<(), Error> {
+    if !here.is_empty() {
+        registry.enter(here.to_vec(), Some(presence::ANNOUNCE)).await?;
+    }
+    if !left.is_empty() {
+        registry.depart(left.to_vec(), presence::ANNOUNCE).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
+    use tidegate_core::DisconnectReason;
+    use tidegate_core::memory::Exchange;
+
+    use crate::rig::{PATIENCE, Rig};
+    use crate::rooms::NotJoined;
+
+    // On one thread nothing else happens between two steps that wait for nothing.
+    #[tokio::test]
+    async fn who_ends_while_it_joins_is_in_no_room() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let node = rig.inner();
+        let (ann, bob) = (rig.seat("ann").await, rig.seat("bob").await);
+        node.join_then(&ann, "r".into(), drop);
+        node.disconnect(&ann, DisconnectReason::TransportClose);
+        node.join_then(&bob, "r".into(), drop);
+        node.leave(&bob, &"r".into());
+        // What is written, is written in order.
+        rig.join(&rig.seat("carl").await, "r").await;
+        assert_eq!(rig.users_in("r").await, ["carl"]);
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn a_join_does_not_wait_for_an_end_that_cannot_be_written() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let node = rig.inner();
+        let (ann, bob) = (rig.seat("ann").await, rig.seat("bob").await);
+        rig.join(&bob, "r").await;
+        rig.registry.fail("release", usize::MAX);
+        rig.registry.fail("depart", usize::MAX);
+        node.disconnect(&bob, DisconnectReason::TransportClose);
+        let (done, joined) = tokio::sync::oneshot::channel();
+        node.join_then(&ann, "r".into(), |outcome| done.send(outcome).unwrap());
+        let joined = tokio::time::timeout(PATIENCE, joined).await.expect("an answer");
+        assert_eq!(joined, Ok(Err(NotJoined::Unavailable)));
+        assert!(!node.hub.is_member(ann.seat, ann.id, &"r".into()));
+        // Once it can be, it is.
+        rig.registry.heal();
+        rig.join(&ann, "s").await;
+        assert_eq!(rig.users_in("r").await, Vec::<String>::new());
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_found_by_comparing() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let node = rig.inner();
+        let (ann, bob) = (rig.seat("ann").await, rig.seat("bob").await);
+        rig.join(&ann, "r").await;
+        rig.join(&bob, "r").await;
+        (0..super::QUEUE_MAX).for_each(|_| node.refresh(&ann));
+        node.disconnect(&bob, DisconnectReason::TransportClose);
+        let left = async {
+            while rig.users_in("r").await != ["ann"] {
+                tokio::time::sleep(node.options.pulse.interval).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, left).await.expect("that it is found");
+        rig.node.drain().await;
     }
 }

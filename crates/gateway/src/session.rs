@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tidegate_core::registry::{self, Evicted, Gone, OnDuplicate, Place, Policy, Stay, Transport};
-use tidegate_core::{Broker, ClaimId, Namespace, NodeId, Room, SessionId, Topic};
+use tidegate_core::{Broker, ClaimId, DisconnectReason, Namespace, NodeId, Room, SessionId, Topic};
 use tidegate_protocol::socketio::Parser;
 
 use crate::auth::{EXPIRY_LEEWAY_S, Identity};
-use crate::hub::Seat;
 use crate::interest::Interest;
 use crate::metrics::NamespaceMetrics;
 use crate::namespaces::Operations;
@@ -32,6 +31,13 @@ pub(crate) struct Holding {
     pub(crate) epoch: u64,
 }
 
+/// Where a session sits in the hub. Valid until it is removed; who comes later with the same seat has another session id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) shard: u32,
+    pub(crate) slot: u32,
+}
+
 /// A client in one namespace. Its connection acts for it; whoever evicts it may be any task.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -46,6 +52,8 @@ pub(crate) struct Session {
     pub(crate) connected_at_ms: u64,
     /// The last sign of life by `heartbeat`, in Unix milliseconds; 0 before the first.
     pub(crate) seen_at_ms: AtomicU64,
+    /// Something that was said to it while its node was deaf was not kept for it.
+    missed: AtomicBool,
     over: AtomicBool,
     life: Mutex<Life>,
 }
@@ -57,8 +65,17 @@ struct Life {
     /// Deeds begun and not yet answered.
     deeds: u32,
     evicted: Option<Box<Evicted>>,
+    /// It has ended and is no receiver any more.
+    left: bool,
     /// Who waits to hear that the session is silent.
     confirms: Vec<(NodeId, ClaimId)>,
+}
+
+impl Life {
+    /// Who is to be told now that the session is silent: it does nothing and receives nothing.
+    fn owed(&mut self) -> Vec<(NodeId, ClaimId)> {
+        if self.deeds == 0 && self.left { std::mem::take(&mut self.confirms) } else { Vec::new() }
+    }
 }
 
 /// What a session is made of beside what the hub gives it.
@@ -87,6 +104,7 @@ impl Session {
             holding,
             connected_at_ms,
             seen_at_ms: AtomicU64::new(0),
+            missed: AtomicBool::new(false),
             over: AtomicBool::new(false),
             life: Mutex::default(),
         }
@@ -115,6 +133,31 @@ impl Session {
         self.life.lock().evicted.as_deref().cloned()
     }
 
+    /// It will never get what was said to it, and must come again elsewhere. Who holds a place is sent away only after
+    /// the audit has found that it still does: a client whose place was taken must hear that instead, or it would come
+    /// back and take the place again.
+    pub(crate) fn miss(&self) {
+        if self.holding.is_some() {
+            self.missed.store(true, Ordering::Release);
+        } else {
+            self.outbox.close(DisconnectReason::ForcedClose);
+        }
+    }
+
+    /// Whether it missed something.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.missed.load(Ordering::Acquire)
+    }
+
+    /// Closes the transport of one that is found to hold its place, if it missed something. Returns whether it did.
+    pub(crate) fn send_away_if_it_missed(&self) -> bool {
+        let missed = self.has_missed();
+        if missed {
+            self.outbox.close(DisconnectReason::ForcedClose);
+        }
+        missed
+    }
+
     /// Begins something that will be acknowledged or reach others. Nothing, once the session has ended; and whoever
     /// evicts it meanwhile hears that it is silent only when the deed is done.
     pub(crate) fn begin(self: &Arc<Self>, broker: &Arc<dyn Broker>) -> Option<Deed> {
@@ -126,13 +169,15 @@ impl Session {
         Some(Deed { session: Arc::clone(self), broker: Arc::clone(broker) })
     }
 
-    /// Ends the session. Returns whether it had not ended before.
+    /// Ends the session. Returns whether it had not ended before; [`Session::settle`] is owed in any case, once it
+    /// is no receiver any more.
     pub(crate) fn finish(&self) -> bool {
         let _life = self.life.lock();
         !self.over.swap(true, Ordering::AcqRel)
     }
 
-    /// Ends the session by eviction. Returns whether it had not ended before; [`Session::settle`] is owed in any case.
+    /// Ends the session by eviction. Returns whether it had not ended before; [`Session::settle`] is owed in any case,
+    /// as above.
     pub(crate) fn evict(&self, evicted: Evicted, confirm: Option<(NodeId, ClaimId)>) -> bool {
         let mut life = self.life.lock();
         let first = !self.over.swap(true, Ordering::AcqRel);
@@ -143,15 +188,17 @@ impl Session {
         first
     }
 
-    /// Tells those who wait that the session is silent, once it is.
+    /// The session has ended and is no receiver any more. Tells those who wait that it is silent, once it is.
     pub(crate) fn settle(&self, broker: &Arc<dyn Broker>) {
         let confirms = {
             let mut life = self.life.lock();
-            if life.deeds > 0 || !self.is_over() {
-                return;
-            }
-            std::mem::take(&mut life.confirms)
+            life.left = true;
+            life.owed()
         };
+        self.confirm(confirms, broker);
+    }
+
+    fn confirm(&self, confirms: Vec<(NodeId, ClaimId)>, broker: &Arc<dyn Broker>) {
         for (node, claim) in confirms {
             broker.confirm(node, claim, self.id);
         }
@@ -215,14 +262,12 @@ pub(crate) struct Deed {
 
 impl Drop for Deed {
     fn drop(&mut self) {
-        let last = {
+        let confirms = {
             let mut life = self.session.life.lock();
             life.deeds -= 1;
-            life.deeds == 0 && !life.confirms.is_empty()
+            life.owed()
         };
-        if last {
-            self.session.settle(&self.broker);
-        }
+        self.session.confirm(confirms, &self.broker);
     }
 }
 

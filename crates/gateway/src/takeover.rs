@@ -1,8 +1,8 @@
 //! Takeovers: claims of this node whose CONNECT is not answered yet, and who must be silent before it is.
 //!
 //! A newcomer is answered when the node of everybody it displaced has confirmed, or when that node cannot act any more:
-//! its own `fence_after` has passed since the claim. A newcomer can itself be displaced while it waits; it then hears
-//! of its own eviction before whoever displaced it is answered.
+//! its own `fence_after` has passed since the claim. A newcomer can itself be displaced while it waits. It waits on all
+//! the same, and then hears of its own eviction, before whoever displaced it is answered.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ struct Wait {
     confirmed: SmallVec<[SessionId; 2]>,
     evicted: Option<Evicted>,
     /// Who waits to hear that the newcomer will never act.
-    confirms: SmallVec<[(NodeId, ClaimId); 1]>,
+    confirms: Vec<(NodeId, ClaimId)>,
     changed: Arc<Notify>,
 }
 
@@ -99,8 +99,17 @@ impl Takeovers {
     }
 }
 
+#[cfg(test)]
+impl Takeovers {
+    pub(crate) fn has_confirmed(&self, claim: ClaimId, session: SessionId) -> bool {
+        self.0.lock().get(&claim).is_some_and(|wait| wait.confirmed.contains(&session))
+    }
+}
+
 impl Takeover {
-    /// Resolves when nobody of `displaced` acts any more; `since` is a moment after the claim was made.
+    /// Resolves when nobody of `displaced` acts any more; `since` is a moment after the claim was made. A newcomer that is
+    /// itself displaced meanwhile goes on waiting: its end is confirmed, and so its own successor answered, only when
+    /// whoever it displaced is silent.
     pub(crate) async fn silence(&self, displaced: &[Displaced], since: Instant) -> Silence {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -109,15 +118,13 @@ impl Takeover {
             let fence = {
                 let waits = self.takeovers.0.lock();
                 let wait = waits.get(&self.claim);
-                if wait.is_some_and(|wait| wait.evicted.is_some()) {
-                    return Silence::Evicted;
-                }
                 let missing = displaced
                     .iter()
                     .filter(|displaced| wait.is_none_or(|wait| !wait.confirmed.contains(&displaced.session)));
                 missing.map(|displaced| since + displaced.fence_after).max()
             };
             match fence {
+                None if self.is_evicted() => return Silence::Evicted,
                 None => return Silence::Confirmed,
                 Some(fence) => {
                     if tokio::time::timeout_at(fence, changed).await.is_err() {
@@ -128,9 +135,13 @@ impl Takeover {
         }
     }
 
+    fn is_evicted(&self) -> bool {
+        self.takeovers.0.lock().get(&self.claim).is_some_and(|wait| wait.evicted.is_some())
+    }
+
     /// Ends the wait, once evictions find the session in its seat. Returns its own eviction, if that came while it
     /// waited, with those who are to be told when it is silent.
-    pub(crate) fn finish(self) -> Option<(Evicted, SmallVec<[(NodeId, ClaimId); 1]>)> {
+    pub(crate) fn finish(self) -> Option<(Evicted, Vec<(NodeId, ClaimId)>)> {
         let mut wait = self.takeovers.0.lock().remove(&self.claim)?;
         Some((wait.evicted.take()?, std::mem::take(&mut wait.confirms)))
     }

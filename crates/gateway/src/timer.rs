@@ -82,6 +82,14 @@ impl Timer {
     }
 }
 
+#[cfg(test)]
+impl Timer {
+    /// How many deadlines it knows.
+    pub(crate) fn armed(&self) -> usize {
+        self.heap.lock().len()
+    }
+}
+
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         self.at_ms == other.at_ms

@@ -162,15 +162,21 @@ async fn who_would_miss_something_is_sent_elsewhere() {
     let (cluster, a, lies) = lying(brief).await;
     let b = cluster.add(options("b")).await;
     let (member, stranger, other) = (a.websocket().await, a.websocket().await, b.websocket().await);
-    ask_ok(member.socket(), "join", "r").await;
+    let named = login(&a, "ann").await;
+    for client in [&member, &named] {
+        ask_ok(client.socket(), "join", "r").await;
+    }
     lies.swallow_pulses(true);
     lies.lost();
     ask_ok(other.socket(), "publish", json!({ "room": "r", "data": "missed" })).await;
     // By its transport, so that it comes back; whoever is not concerned stays.
     assert_eq!(within("the end", member.socket().ended()).await, Reason::TransportClose);
     assert_eq!(a.metric("tidegate_dropped_total{reason=\"deaf\"}"), 1);
+    // Who may have lost its place to another is sent away only after that has been looked up.
+    assert_eq!(a.metric("tidegate_sessions{namespace=\"/\"}"), 2);
     lies.whole(2);
     lies.swallow_pulses(false);
+    assert_eq!(within("the end", named.socket().ended()).await, Reason::TransportClose);
     eventually("an audit", || a.node.readiness().is_ok()).await;
     ask_ok(stranger.socket(), "heartbeat", json!({})).await;
     cluster.shutdown().await;

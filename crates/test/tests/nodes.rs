@@ -17,24 +17,7 @@ use tidegate_test::wire::{Polling, Wire};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
-        mod in_memory {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(super::Backend::Memory).await;
-            })*
-        }
-        mod on_redis {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(super::Backend::Redis).await;
-            })*
-        }
-    };
-}
-
-on_both! {
+tidegate_test::on_both! {
     a_client_is_in_two_namespaces_at_once,
     a_client_that_dies_leaves_nothing_behind,
     a_drain_is_paced_and_refuses_newcomers,

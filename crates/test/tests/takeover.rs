@@ -14,24 +14,7 @@ use tidegate_test::cluster::{
     Backend, Cluster, PATIENCE, Server, ask, ask_ok, eventually, next, next_signal, options, within,
 };
 
-macro_rules! on_both {
-    ($($test:ident),* $(,)?) => {
-        mod in_memory {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(super::Backend::Memory).await;
-            })*
-        }
-        mod on_redis {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(super::Backend::Redis).await;
-            })*
-        }
-    };
-}
-
-on_both! {
+tidegate_test::on_both! {
     a_full_place_refuses_the_newcomer,
     a_newcomer_displaces_the_same_device_only,
     a_session_ends_in_its_namespace_only,
@@ -239,7 +222,7 @@ async fn many_racing_logins_leave_one(backend: Backend) {
                     left += 1;
                 }
                 Err(fault) => {
-                    assert!(matches!(fault, Error::Disconnected(Reason::IoServerDisconnect)), "{fault}")
+                    assert!(matches!(fault, Error::Disconnected(Reason::IoServerDisconnect)), "{fault}");
                 }
             },
         }

@@ -221,13 +221,21 @@ impl Connection {
         if let Some(hang_up_ms) = self.hang_up_ms {
             if !self.sessions.is_empty() {
                 self.hang_up_ms = None;
+            } else if self.busy.is_some() {
+                // It is coming back, which may take as long as a fence.
+                let hang_up_ms = now + HANG_UP_MS;
+                self.hang_up_ms = Some(hang_up_ms);
+                next = next.min(hang_up_ms);
             } else if now >= hang_up_ms {
                 return Err(Exit::because(DisconnectReason::ServerNamespaceDisconnect));
             } else {
                 next = next.min(hang_up_ms);
             }
         }
-        self.arm(next);
+        // A deadline that the timer still knows, and that is no later, wakes the connection in time to look again.
+        if self.armed_ms <= now || next < self.armed_ms {
+            self.arm(next);
+        }
         Ok(())
     }
 
@@ -236,7 +244,7 @@ impl Connection {
         self.node.timer.arm(at_ms, Arc::downgrade(&self.outbox));
     }
 
-    /// Arms a deadline that is earlier than the one the timer knows.
+    /// Arms a deadline if it is earlier than the one the timer knows.
     fn arm_earlier(&mut self, at_ms: u64) {
         if at_ms < self.armed_ms {
             self.arm(at_ms);
@@ -263,12 +271,9 @@ impl Connection {
     fn tell_evicted(&mut self) {
         while let Some(index) = self.sessions.iter().position(|session| session.is_over()) {
             let session = self.sessions.swap_remove(index);
-            match session.evicted() {
-                Some(evicted) => self.tell_one_evicted(&session, &evicted),
-                // Only the connection ends sessions in another way, and forgets them in that moment.
-                None => {
-                    tracing::error!(session = %session.id, "a session ended and its connection was not told")
-                }
+            // Of one that ended in another way the transport is closed already, which says all there is to say.
+            if let Some(evicted) = session.evicted() {
+                self.tell_one_evicted(&session, &evicted);
             }
         }
     }
@@ -306,5 +311,92 @@ impl Connection {
 
     fn is_joined(&self, namespace: &Namespace) -> bool {
         self.session(namespace.as_str()).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tidegate_core::memory::Exchange;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::engines::{Input, Payload};
+    use crate::outbox::Poll as Polled;
+    use crate::rig::Rig;
+
+    /// A polling client of the node, by hand.
+    struct Peer {
+        outbox: Arc<Outbox>,
+        input: mpsc::Sender<Input>,
+    }
+
+    impl Peer {
+        fn of(rig: &Rig) -> Self {
+            let node = rig.inner();
+            let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
+            let (input, inputs) = mpsc::channel(1);
+            let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+            let link = Link::polling(inputs);
+            let connection =
+                Connection::new(Arc::clone(node), Arc::clone(&outbox), EngineId::random(), link, admitted);
+            node.spawn(Arc::clone(&outbox), connection.run());
+            Self { outbox, input }
+        }
+
+        async fn post(&self, body: &str) {
+            let (accepted, taken) = oneshot::channel();
+            let payload = Payload { body: body.to_owned(), accepted };
+            assert!(self.input.send(Input::Payload(payload)).await.is_ok(), "the connection has ended");
+            taken.await.unwrap();
+        }
+
+        async fn get(&self) -> String {
+            let payload = match self.outbox.poll() {
+                Polled::Ready(payload) => payload,
+                Polled::Pending(payload) => payload.await.unwrap(),
+                Polled::Overlap | Polled::Gone => panic!("the connection has ended"),
+            };
+            String::from_utf8(payload.to_vec()).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tick_more_is_no_deadline_more() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let peer = Peer::of(&rig);
+        for _ in 0..10 {
+            peer.outbox.wake_tick();
+            // It has looked at its deadlines once it has read.
+            peer.post("3").await;
+        }
+        assert_eq!(rig.inner().timer.armed(), 1);
+        rig.node.drain().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_back_at_once_is_not_hung_up_on() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let peer = Peer::of(&rig);
+        peer.post(r#"40{"user":"ann"}"#).await;
+        assert!(peer.get().await.starts_with("40"));
+        let [session] = &*rig.inner().hub.sessions() else { panic!("one session") };
+        let slow = rig.registry.claims.write().await;
+        rig.inner().end(session, Evicted { reason: EvictReason::Kicked, by: None }, None);
+        assert!(peer.get().await.starts_with(r#"42["evicted""#));
+        assert_eq!(peer.get().await, "41");
+        peer.post(r#"40{"user":"ann"}"#).await;
+        tokio::time::sleep(Duration::from_millis(3 * HANG_UP_MS)).await;
+        drop(slow);
+        assert!(peer.get().await.starts_with("40"));
+        // Who does not come back is.
+        let [session] = &*rig.inner().hub.sessions() else { panic!("one session") };
+        rig.inner().end(session, Evicted { reason: EvictReason::Kicked, by: None }, None);
+        assert!(peer.get().await.starts_with(r#"42["evicted""#));
+        assert_eq!(peer.get().await, "41");
+        assert_eq!(peer.get().await, "1");
     }
 }

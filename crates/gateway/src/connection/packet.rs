@@ -22,7 +22,7 @@ const NIL: &[u8] = &[0xc0];
 /// What a connection waited for.
 pub(crate) enum Resume {
     /// A client that may be seated in a namespace, or why it may not.
-    Connect(Namespace, Result<Enrolled, Turned>),
+    Connect(Namespace, Result<Box<Enrolled>, Turned>),
     /// A packet that was held while the node was deaf, and may be looked at now.
     Packet(Packet),
     /// Room in a queue.
@@ -121,7 +121,7 @@ impl Connection {
         }
         let entrant = Entrant { id: SessionId::random(), namespace: namespace.clone(), rule, identity };
         let enrolled = self.node.enrol(entrant, &self.outbox);
-        self.busy = Some(Box::pin(async move { Resume::Connect(namespace, enrolled.await) }));
+        self.busy = Some(Box::pin(async move { Resume::Connect(namespace, enrolled.await.map(Box::new)) }));
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Connection {
                 let message = "another session of this user is connected, and the policy keeps it";
                 self.refuse_connect(&namespace, message, Some(ErrorCode::DuplicateSession))
             }
-            Resume::Connect(_, Ok(enrolled)) => self.connected(enrolled),
+            Resume::Connect(_, Ok(enrolled)) => self.connected(*enrolled),
         }
     }
 
@@ -155,6 +155,7 @@ impl Connection {
         write::str(&mut data, id.as_str());
         let connected = socketio::encode::connect(parser, namespace.as_str(), Some(&data));
         let connected = self.encoded(connected)?;
+        let lapse = enrolled.lapse;
         let session = self.node.connect(self.shard, &self.outbox, parser, &connected, enrolled);
         if self.connect_deadline_ms.take().is_some() {
             self.lift_unauthenticated_bound();
@@ -164,6 +165,10 @@ impl Connection {
             self.arm_earlier(self.node.clock.now_ms() + left);
         }
         self.sessions.push(session);
+        if self.node.pulse.lapse() != lapse {
+            // This thread stood still since the look above. An audit that went by has not seen the session.
+            return Err(Exit::because(DisconnectReason::ForcedClose));
+        }
         Ok(())
     }
 

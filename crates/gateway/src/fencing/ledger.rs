@@ -29,8 +29,10 @@ pub(super) enum Event {
     Reaped { node: usize },
     /// Something went wrong at a node, or was slow there, until so much later.
     Disturbed { node: usize, for_us: u64 },
-    /// The server forgot that a session was displaced, before its node knew.
-    Forgotten { session: usize },
+    /// The server started again, and had forgotten everything.
+    Restarted,
+    /// The server knows again that the session holds its place.
+    Checked { session: usize },
 }
 
 /// Why a node closed a transport.
@@ -38,7 +40,7 @@ pub(super) enum Event {
 pub(super) enum Closed {
     /// Its CONNECT could not be answered.
     Refused,
-    /// Room traffic for it was held for too long by a deaf node.
+    /// It missed room traffic while its node was deaf, and was not displaced.
     Deaf,
     /// Its node was taken for dead.
     Absent,
@@ -64,9 +66,12 @@ struct Life {
     answered_us: Option<u64>,
     evicted_us: Option<u64>,
     ended_us: Option<u64>,
-    /// From when on it must be still.
-    displaced: Option<(usize, u64)>,
-    forgotten: bool,
+    /// When the next one claimed.
+    replaced_us: Option<u64>,
+    /// When it was found to hold its place.
+    checked_us: Vec<u64>,
+    /// Whoever came after it and was answered, and when.
+    winners: Vec<(usize, u64)>,
 }
 
 /// Publications: when, and by which session.
@@ -98,12 +103,12 @@ impl Ledger {
             | Event::Evicted { session }
             | Event::Closed { session, .. }
             | Event::Left { session }
-            | Event::Forgotten { session } => of_user(session),
+            | Event::Checked { session } => of_user(session),
             Event::Published { .. } | Event::Acked { .. } => false,
             Event::Delivered { message, session } => {
-                of_user(session) && lives[session].displaced.is_some_and(|(_, us)| us < published[message].0)
+                of_user(session) && lives[session].winners.iter().any(|(_, us)| *us < published[message].0)
             }
-            Event::Reaped { .. } | Event::Disturbed { .. } => true,
+            Event::Reaped { .. } | Event::Disturbed { .. } | Event::Restarted => true,
         });
         told.map(|(at_us, event)| format!("{:>12.3} ms {event:?}", *at_us as f64 / 1_000.0)).collect()
     }
@@ -129,8 +134,12 @@ impl Ledger {
                     lives[session].ended_us = lives[session].ended_us.or(now);
                 }
                 Event::Published { session, .. } => published.push((*now_us, session)),
-                Event::Forgotten { session } => lives[session].forgotten = true,
-                Event::Acked { .. } | Event::Delivered { .. } | Event::Reaped { .. } | Event::Disturbed { .. } => {}
+                Event::Checked { session } => lives[session].checked_us.push(*now_us),
+                Event::Acked { .. }
+                | Event::Delivered { .. }
+                | Event::Reaped { .. }
+                | Event::Disturbed { .. }
+                | Event::Restarted => {}
             }
         }
         // Whoever is told in one breath that it is connected and that it no longer is never was.
@@ -141,41 +150,62 @@ impl Ledger {
             let newer = rivals.iter().enumerate().filter(|(_, rival)| {
                 rival.user == life.user && rival.claimed.is_some_and(|(later, _)| later > order)
             });
-            let answered = newer.filter_map(|(winner, rival)| Some((winner, came(rival)?)));
-            life.displaced = answered.min_by_key(|(_, answered_us)| *answered_us);
+            life.replaced_us = newer.clone().filter_map(|(_, rival)| rival.claimed.map(|(_, us)| us)).min();
+            life.winners = newer.filter_map(|(winner, rival)| Some((winner, came(rival)?))).collect();
         }
         (lives, published)
+    }
+
+    /// Who says that `session` has no part at `now_us` in what was begun at `begun_us`, and since when.
+    ///
+    /// A server that starts again does not know whom it had displaced, nor who was there when somebody came, until
+    /// nodes tell it. The first may act until the node of their winner has told, the second once their winner is gone.
+    fn silencer(&self, lives: &[Life], session: usize, begun_us: u64, now_us: u64) -> Option<(usize, u64)> {
+        let life = &lives[session];
+        let restarts = || {
+            self.events
+                .iter()
+                .filter(|(_, event)| *event == Event::Restarted)
+                .map(|(restarted_us, _)| *restarted_us)
+        };
+        life.winners.iter().copied().find(|(winner, answered_us)| {
+            let winner = &lives[*winner];
+            let claimed_us = winner.claimed.map_or(0, |(_, at_us)| at_us);
+            let unheard = |restarted_us: u64| life.ended_us.is_none_or(|ended_us| restarted_us < ended_us);
+            let forgotten = restarts()
+                .any(|restarted_us| (claimed_us..now_us).contains(&restarted_us) && unheard(restarted_us));
+            let known_us = life.claimed.iter().map(|(_, at_us)| at_us).chain(&life.checked_us);
+            let known_us = known_us.copied().filter(|known_us| *known_us < claimed_us).max().unwrap_or(0);
+            let unknown = restarts().any(|restarted_us| (known_us..claimed_us).contains(&restarted_us));
+            // Also when it has lost its place to somebody who is gone, and does not know yet.
+            let replaced_us = winner.replaced_us.into_iter().chain(winner.ended_us).min();
+            let over = replaced_us.is_some_and(|replaced_us| replaced_us <= now_us);
+            begun_us > *answered_us && !forgotten && !(unknown && over)
+        })
     }
 
     /// From the moment a newcomer is answered, whom it displaced is still: what its client begins after it is neither
     /// acknowledged nor delivered, and what anybody begins after it is not delivered to it.
     fn stillness(&self, lives: &[Life], published: &Published, found: &mut Vec<String>) {
-        let still_since = |session: usize| lives[session].displaced.filter(|_| !lives[session].forgotten);
         for (now_us, event) in &self.events {
             let (message, does) = match *event {
-                Event::Acked { message } => (message, "was acknowledged"),
-                Event::Delivered { message, .. } => (message, "was delivered"),
+                Event::Acked { message } => (message, "acknowledged"),
+                Event::Delivered { message, .. } => (message, "delivered"),
                 _ => continue,
             };
             let (begun_us, publisher) = published[message];
-            if let Some((winner, since_us)) = still_since(publisher)
-                && begun_us > since_us
-            {
-                found.push(format!(
-                    "user {}: {publisher} was displaced by {winner}, answered at {since_us} us; its publication \
-                     {message} of {begun_us} us {does} at {now_us} us",
-                    lives[publisher].user
-                ));
-            }
-            if let Event::Delivered { session, .. } = *event
-                && let Some((winner, since_us)) = still_since(session)
-                && begun_us > since_us
-            {
-                found.push(format!(
-                    "user {}: {session} was displaced by {winner}, answered at {since_us} us; publication {message} \
-                     of {begun_us} us was delivered to it at {now_us} us",
-                    lives[session].user
-                ));
+            let mut judge = |session: usize, what: &str| {
+                if let Some((winner, since_us)) = self.silencer(lives, session, begun_us, *now_us) {
+                    found.push(format!(
+                        "user {}: {session} was displaced by {winner}, answered at {since_us} us; {what} {message} of \
+                         {begun_us} us was {does} at {now_us} us",
+                        lives[session].user
+                    ));
+                }
+            };
+            judge(publisher, "its publication");
+            if let Event::Delivered { session, .. } = *event {
+                judge(session, "to it, publication");
             }
         }
     }
@@ -198,7 +228,10 @@ impl Ledger {
                             && rival.claimed.is_some_and(|(later, at_us)| later > order && at_us <= *now_us)
                     });
                     if !came {
-                        found.push(format!("user {}: {session} was evicted at {now_us} us, and nobody came in its place", lives[session].user));
+                        found.push(format!(
+                            "user {}: {session} was evicted at {now_us} us, and nobody came in its place",
+                            lives[session].user
+                        ));
                     }
                 }
                 _ => {}

@@ -82,13 +82,15 @@ impl Link {
 
     /// When something sent now arrives at the server, if its connection lasts.
     pub(super) fn arrival_us(&mut self, now_us: u64, chance: &mut Chance) -> u64 {
-        self.last_arrival_us = (now_us + latency_us(chance)).max(self.stalled_until_us).max(self.last_arrival_us);
+        self.last_arrival_us =
+            (now_us + latency_us(chance)).max(self.stalled_until_us).max(self.last_arrival_us);
         self.last_arrival_us
     }
 
     /// When an answer given now arrives at the node.
     pub(super) fn answer_us(&mut self, now_us: u64, chance: &mut Chance) -> u64 {
-        self.last_answer_us = (now_us + latency_us(chance)).max(self.stalled_until_us).max(self.last_answer_us);
+        self.last_answer_us =
+            (now_us + latency_us(chance)).max(self.stalled_until_us).max(self.last_answer_us);
         self.last_answer_us
     }
 
@@ -128,6 +130,11 @@ impl Link {
 
     pub(super) fn is_stalled(&self, now_us: u64) -> bool {
         now_us < self.stalled_until_us
+    }
+
+    /// Nothing that is under way arrives any more.
+    pub(super) fn forget_lingering(&mut self) {
+        self.lingering.clear();
     }
 
     /// From now on everything gets through. What is under way stays late.
@@ -182,7 +189,8 @@ impl Subscription {
     /// Something is pushed; when it arrives, if the connection lasts.
     pub(super) fn push(&mut self, push: Push, now_us: u64, chance: &mut Chance) -> u64 {
         self.in_flight.push_back(push);
-        self.last_arrival_us = (now_us + latency_us(chance)).max(self.stalled_until_us).max(self.last_arrival_us);
+        self.last_arrival_us =
+            (now_us + latency_us(chance)).max(self.stalled_until_us).max(self.last_arrival_us);
         self.last_arrival_us
     }
 

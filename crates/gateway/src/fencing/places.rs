@@ -88,16 +88,17 @@ impl Places {
             }
             return (Verdict::Held, Vec::new());
         }
-        if !restore {
-            return (Verdict::Absent, Vec::new());
-        }
-        let newest = entries.iter().filter(|(_, entry)| entry.mark.is_none()).max_by_key(|(_, entry)| entry.epoch);
+        let newest =
+            entries.iter().filter(|(_, entry)| entry.mark.is_none()).max_by_key(|(_, entry)| entry.epoch);
         let vouched_us = if vouch { now_us } else { 0 };
         let mut restored = Entry { node, epoch, vouched_us, mark: None };
         if let Some((winner, _)) = newest.filter(|(_, entry)| entry.epoch >= epoch) {
             restored.mark = Some(Mark { winner: *winner, at_us: now_us });
             entries.insert(session, restored);
             return (Verdict::Evicted, Vec::new());
+        }
+        if !restore {
+            return (Verdict::Absent, Vec::new());
         }
         let mut losers = Vec::new();
         for (loser, entry) in entries.iter_mut().filter(|(_, entry)| entry.mark.is_none()) {
@@ -134,8 +135,8 @@ impl Places {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (usize, usize, &Entry)> {
-        self.0.iter().flat_map(|(user, entries)| {
-            entries.iter().map(|(session, entry)| (*user, *session, entry))
-        })
+        self.0
+            .iter()
+            .flat_map(|(user, entries)| entries.iter().map(|(session, entry)| (*user, *session, entry)))
     }
 }

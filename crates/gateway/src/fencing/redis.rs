@@ -67,8 +67,14 @@ pub(super) enum Push {
     Subscribed,
     Pulse(u64),
     /// `session` lost its place; the node of `winner` waits to hear that it is silent.
-    Evict { session: usize, winner: usize },
-    Confirmed { winner: usize, session: usize },
+    Evict {
+        session: usize,
+        winner: usize,
+    },
+    Confirmed {
+        winner: usize,
+        session: usize,
+    },
     Room(usize),
 }
 
@@ -84,7 +90,13 @@ pub(super) struct Redis {
 
 impl Redis {
     pub(super) fn new(run: u64, nodes: usize, flaw: Option<Flaw>) -> Self {
-        Self { run, places: Places::default(), leases: vec![0; nodes], roster: vec![Standing::Unknown; nodes], flaw }
+        Self {
+            run,
+            places: Places::default(),
+            leases: vec![0; nodes],
+            roster: vec![Standing::Unknown; nodes],
+            flaw,
+        }
     }
 
     /// Carries out a command of `node`. Whom the pushes go to: a node, or everybody who is subscribed.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tidegate_core::{DisconnectReason, Publication};
+use tidegate_core::Publication;
 use tidegate_protocol::socketio::{self, Parser};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -159,15 +159,22 @@ impl Queue {
 }
 
 impl Shard {
-    /// Closes the transports of those who would have received a publication and cannot; they come back elsewhere.
-    /// Returns how many.
-    pub(super) fn send_away(&self, job: &Job) -> usize {
-        let mut receivers = Vec::new();
-        self.state.lock().receivers(&job.publication, &mut receivers);
-        for receiver in &receivers {
-            receiver.outbox.close(DisconnectReason::ForcedClose);
+    /// Sends those away who would have received a publication and cannot; they come back elsewhere. Returns how many.
+    pub(super) fn send_away(&self, job: &Job, pulse: &Pulse) -> usize {
+        let sessions = {
+            let state = self.state.lock();
+            let mut receivers = Vec::new();
+            state.receivers(&job.publication, &mut receivers);
+            state.sessions_of(&receivers)
+        };
+        sessions.iter().for_each(|session| session.miss());
+        if pulse.check(Instant::now()).is_ok() {
+            // The audit is over, and may have looked for them too early.
+            for session in &sessions {
+                session.send_away_if_it_missed();
+            }
         }
-        receivers.len()
+        sessions.len()
     }
 }
 
@@ -199,7 +206,7 @@ impl Hub {
                 };
                 if held.is_err() {
                     for job in jobs.drain(..) {
-                        let closed = shard.send_away(&job);
+                        let closed = shard.send_away(&job, &pulse);
                         metrics.dropped("deaf", u64::from(closed > 0));
                         job.finished(&metrics);
                     }

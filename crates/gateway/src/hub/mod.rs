@@ -21,14 +21,7 @@ use shard::Shard;
 
 use crate::outbox::Outbox;
 use crate::pulse::Pulse;
-use crate::session::Session;
-
-/// Where a session sits. Valid until it is removed; who comes later with the same seat has another session id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seat {
-    shard: u32,
-    slot: u32,
-}
+use crate::session::{Seat, Session};
 
 /// What a join did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,18 +113,43 @@ impl Hub {
             .collect()
     }
 
-    /// Removes a session and returns the rooms it was in, its own apart.
-    pub(crate) fn remove(&self, seat: Seat, id: SessionId) -> Vec<Room> {
+    /// Removes a session and returns the rooms it was in, its own apart. None if it is not there any more.
+    pub(crate) fn remove(&self, seat: Seat, id: SessionId) -> Option<Vec<Room>> {
         self.shard(seat.shard).state.lock().remove(seat.slot, id)
     }
 
-    pub(crate) fn join(&self, seat: Seat, id: SessionId, room: &Room, rooms_max: usize) -> Joined {
-        self.shard(seat.shard).state.lock().join(seat.slot, id, room, rooms_max)
+    /// Makes a session a member of a room. `new` is called if it was none, before anybody can find it there; it must
+    /// not touch the hub.
+    pub(crate) fn join(
+        &self,
+        seat: Seat,
+        id: SessionId,
+        room: &Room,
+        rooms_max: usize,
+        new: impl FnOnce(),
+    ) -> Joined {
+        let mut state = self.shard(seat.shard).state.lock();
+        let joined = state.join(seat.slot, id, room, rooms_max);
+        if joined == Joined::New {
+            new();
+        }
+        joined
     }
 
     /// Whether the session is in `room`.
     pub(crate) fn is_member(&self, seat: Seat, id: SessionId, room: &Room) -> bool {
         self.shard(seat.shard).state.lock().is_member(seat.slot, id, room)
+    }
+
+    /// Whether the session of that id, wherever it sits, is in `room`.
+    pub(crate) fn is_in(&self, id: SessionId, room: &Room) -> bool {
+        self.shards.iter().any(|shard| {
+            let mut state = shard.state.lock();
+            state
+                .find(id)
+                .map(|session| session.seat.slot)
+                .is_some_and(|slot| state.is_member(slot, id, room))
+        })
     }
 
     /// Whether the session was a member.
@@ -146,7 +164,7 @@ impl Hub {
         let full = self.shards.iter().filter(|shard| !shard.queue.push(Arc::clone(&job)));
         full.inspect(|shard| {
             if pulse.check(Instant::now()).is_err() {
-                shard.send_away(&job);
+                shard.send_away(&job, pulse);
             }
         })
         .count()
@@ -163,5 +181,14 @@ impl Hub {
                 shard.queue.relieved().await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+impl Hub {
+    /// Does something while nobody else gets at a shard.
+    pub(crate) fn while_busy(&self, shard: u32, act: impl FnOnce()) {
+        let _state = self.shard(shard).state.lock();
+        act();
     }
 }

@@ -12,9 +12,9 @@ use slab::Slab;
 use tidegate_core::{Namespace, Publication, Room, Rooms, SessionId};
 
 use super::fanout::Queue;
-use super::{Joined, Receiver, Seat};
+use super::{Joined, Receiver};
 use crate::metrics::NamespaceMetrics;
-use crate::session::Session;
+use crate::session::{Seat, Session};
 
 pub(super) struct Shard {
     pub(super) state: Mutex<State>,
@@ -137,14 +137,12 @@ impl State {
         self.sessions.get_mut(index(slot)).filter(|member| member.session.id == id)
     }
 
-    pub(super) fn remove(&mut self, slot: u32, id: SessionId) -> Vec<Room> {
-        if self.member(slot, id).is_none() {
-            return Vec::new();
-        }
+    pub(super) fn remove(&mut self, slot: u32, id: SessionId) -> Option<Vec<Room>> {
+        self.member(slot, id)?;
         let member = self.sessions.remove(index(slot));
         self.by_id.remove(&id);
         let namespace = &member.session.namespace;
-        let Some(local) = self.namespaces.get_mut(namespace) else { return Vec::new() };
+        let local = self.namespaces.get_mut(namespace)?;
         local.all.swap_remove(index(member.all_position));
         if let Some(moved) = local.all.get(index(member.all_position)) {
             self.sessions[index(moved.slot)].all_position = member.all_position;
@@ -155,7 +153,7 @@ impl State {
         if local.all.is_empty() {
             self.namespaces.remove(namespace);
         }
-        member.rooms.into_iter().map(|(room, _)| room).collect()
+        Some(member.rooms.into_iter().map(|(room, _)| room).collect())
     }
 
     pub(super) fn join(&mut self, slot: u32, id: SessionId, room: &Room, rooms_max: usize) -> Joined {
@@ -410,10 +408,10 @@ mod tests {
                     Step::Remove { session } => {
                         let Some((slot, id)) = model.pick(session) else { continue };
                         let left: BTreeSet<String> =
-                            state.remove(slot, id).iter().map(ToString::to_string).collect();
+                            state.remove(slot, id).unwrap().iter().map(ToString::to_string).collect();
                         let (_, _, rooms) = model.sessions.remove(&slot).unwrap();
                         prop_assert_eq!(left, rooms.iter().map(|room| ROOMS[*room].to_owned()).collect());
-                        prop_assert!(state.remove(slot, id).is_empty(), "removed twice");
+                        prop_assert_eq!(state.remove(slot, id), None, "removed twice");
                     }
                     Step::Join { session, room } => {
                         let Some((slot, id)) = model.pick(session) else { continue };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tidegate_core::registry::{NodeRow, Page, Place, Row};
 use tidegate_core::{Namespace, Room};
-use tidegate_gateway::control::{self, Member, Survey};
 use tidegate_gateway::Node;
+use tidegate_gateway::control::{self, Member, Survey};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
@@ -89,7 +89,8 @@ impl Control for Controlled {
         close: bool,
     ) -> BoxFuture<'static, Result<u64, ControlError>> {
         let node = self.node.clone();
-        async move { node.disconnect_sessions(namespace, rooms, users, close).await.map_err(unavailable) }.boxed()
+        async move { node.disconnect_sessions(namespace, rooms, users, close).await.map_err(unavailable) }
+            .boxed()
     }
 
     fn nodes(&self) -> BoxFuture<'static, Result<Vec<NodeView>, ControlError>> {
@@ -129,7 +130,8 @@ fn session_view(row: Row) -> SessionView {
         node: row.node,
         transport: row.transport,
         connected_at_ms: row.epoch,
-        seen_at_ms: row.seen_at_ms,
+        // Of one that has sent no heartbeat since, its CONNECT is what is known.
+        seen_at_ms: row.seen_at_ms.max(row.epoch),
     }
 }
 

@@ -1,0 +1,392 @@
+//! One node: its real parts, what stands for the rest, and what it hears.
+//!
+//! Real are the pulse with its beat, the hub with its sessions, and the takeovers. What `inbound.rs`, `seating.rs` and the
+//! node's channel in the Redis crate do with them stands here, step by step.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use tidegate_core::broker::PulseError;
+use tidegate_core::registry::{EvictReason, Evicted, Eviction, OnDuplicate, Policy, Vitals};
+use tidegate_core::{Broker, ClaimId, Namespace, NodeId, SessionId};
+use tidegate_protocol::socketio::Parser;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Claimed, Entrant};
+use super::ledger::Event;
+use super::network::{Link, Outgoing, Progress, Purpose, Subscription};
+use super::options;
+use super::redis::{Answer, Command, Push};
+use super::traffic::Fanout;
+use super::upkeep::Upkeep;
+use super::wire::Wire;
+use super::world::{Happening, World};
+use super::{BEAT_LOOK_US, Flaw, RECONNECT_US};
+use crate::auth::{Grants, Identity};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::namespaces::Operations;
+use crate::outbox::Outbox;
+use crate::pulse::{Lapse, Pulse};
+use crate::session::{Deed, Holding, Parts, Rule, Session};
+use crate::takeover::Takeovers;
+
+/// What a task of a node does next.
+pub(super) enum Step {
+    /// The beat's timer may have run out.
+    Beat,
+    /// The beat's answer may be there.
+    Beaten,
+    /// The subscription brings something.
+    Intake(u64),
+    /// The next thing from the node's channel.
+    News,
+    /// Every channel is confirmed.
+    Whole(u64),
+    /// The server answers.
+    Answered {
+        number: u64,
+        ask: u64,
+        answer: Answer,
+    },
+    TimedOut {
+        number: u64,
+        ask: u64,
+    },
+    LinkBroke(u64),
+    Reconnect,
+    SubscriptionBroke(u64),
+    Resubscribe,
+    Connect(usize),
+    Claimed(usize, Claimed),
+    Wait(usize),
+    Answer(usize),
+    Seat(usize),
+    HangUp(usize),
+    TellEvicted(usize),
+    Publish(usize),
+    Begin(usize),
+    Hand(usize, Deed),
+    Expire,
+    Outcome(Outgoing, bool),
+    Fanout,
+    Look,
+    Tick,
+    Go(Option<Answer>),
+    Audited(Lapse),
+    Release,
+}
+
+pub(super) struct Node {
+    pub(super) pulse: Arc<Pulse>,
+    beating: Pin<Box<dyn Future<Output = Result<(), PulseError>>>>,
+    pub(super) wire: Arc<Wire>,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) takeovers: Arc<Takeovers>,
+    pub(super) hub: Hub,
+    rule: Arc<Rule>,
+    metrics: Arc<Metrics>,
+    pub(super) link: Link,
+    pub(super) subscription: Subscription,
+    /// From the node's channel, with the connection it came on.
+    channel: VecDeque<(Push, u64)>,
+    pub(super) fanout: Fanout,
+    /// CONNECTs that are not answered, by their numbers, and sessions that their connections know.
+    pub(super) entrants: BTreeMap<usize, Entrant>,
+    pub(super) sessions: BTreeMap<usize, Arc<Session>>,
+    /// Connections that ended before their CONNECT was looked at.
+    pub(super) ended: BTreeSet<usize>,
+    pub(super) upkeep: Upkeep,
+    /// What the registrar still has to release, and whether it is at it.
+    pub(super) gone: VecDeque<usize>,
+    pub(super) releasing: bool,
+    pub(super) paused_until_us: u64,
+    /// For the flaw of that name.
+    acted_at_echo: bool,
+}
+
+pub(super) fn session_id(number: usize) -> SessionId {
+    SessionId::parse(&format!("{number:020}")).expect("twenty digits have the shape of a session's id")
+}
+
+pub(super) fn claim_id(number: usize) -> ClaimId {
+    ClaimId::parse(&format!("{number:016}")).expect("sixteen digits have the shape of a claim's id")
+}
+
+pub(super) fn node_id(number: usize) -> NodeId {
+    NodeId::parse(&number.to_string()).expect("digits can be a node's id")
+}
+
+fn replaced() -> Evicted {
+    Evicted { reason: EvictReason::Replaced, by: None }
+}
+
+impl Node {
+    pub(super) fn new() -> Self {
+        let metrics = Arc::new(Metrics::new("test", "test").expect("the metrics are sound"));
+        let pulse = Arc::new(Pulse::new(options(), Arc::clone(&metrics)));
+        let wire = Arc::new(Wire::default());
+        let broker = Arc::clone(&wire) as Arc<dyn Broker>;
+        let beating = {
+            let (pulse, broker) = (Arc::clone(&pulse), Arc::clone(&broker));
+            let beating = async move { pulse.run(broker, Vitals::default, CancellationToken::new()).await };
+            // The world takes one step after the other and yields to nobody in between.
+            Box::pin(tokio::task::unconstrained(beating))
+        };
+        let rule = Rule {
+            operations: Operations::all(),
+            policy: Policy::PerDevice,
+            on_duplicate: OnDuplicate::Replace,
+            presence: false,
+            metrics: Arc::new(metrics.namespace("/")),
+        };
+        Self {
+            pulse,
+            beating,
+            wire,
+            broker,
+            takeovers: Arc::default(),
+            hub: Hub::new(1),
+            rule: Arc::new(rule),
+            metrics,
+            link: Link::new(),
+            subscription: Subscription::new(),
+            channel: VecDeque::new(),
+            fanout: Fanout::default(),
+            entrants: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            upkeep: Upkeep::default(),
+            gone: VecDeque::new(),
+            releasing: false,
+            paused_until_us: 0,
+            acted_at_echo: false,
+        }
+    }
+
+    /// `Inner::connect`: seats a session.
+    pub(super) fn seat(&self, session: usize, user: usize, epoch: u64) -> Arc<Session> {
+        let parts = Parts {
+            id: session_id(session),
+            namespace: Namespace::root(),
+            rule: Arc::clone(&self.rule),
+            identity: Identity {
+                user: Some(user.to_string().into()),
+                device: "d".into(),
+                grants: Arc::new(Grants::all()),
+                expires_at: None,
+            },
+            parser: Parser::Text,
+            outbox: Arc::new(Outbox::polling(1_000, Arc::clone(&self.metrics))),
+            holding: Some(Holding { claim: claim_id(session), epoch }),
+            connected_at_ms: epoch,
+        };
+        self.hub.insert(0, |seat| Session::new(seat, parts))
+    }
+}
+
+impl World {
+    /// Whether the node may act, asked right before it does.
+    pub(super) fn may_act(&self, node: usize) -> bool {
+        let node = &self.nodes[node];
+        match self.flaw {
+            Some(Flaw::ChecksAtEchoOnly) => node.acted_at_echo,
+            _ => node.pulse.check(self.now()).is_ok(),
+        }
+    }
+
+    pub(super) fn heard(&mut self, node: usize) {
+        let now = self.now();
+        self.nodes[node].acted_at_echo = self.nodes[node].pulse.check(now).is_ok();
+        self.step(node, Step::Look);
+    }
+
+    pub(super) fn take(&mut self, node: usize, step: Step) {
+        match step {
+            Step::Beat => {
+                self.beat(node);
+                self.step_after(node, BEAT_LOOK_US, Step::Beat);
+            }
+            Step::Beaten => self.beat(node),
+            Step::Intake(generation) => self.intake(node, generation),
+            Step::News => self.news(node),
+            Step::Whole(generation) => self.whole(node, generation),
+            Step::Answered { number, ask, answer } => self.answered(node, number, ask, answer),
+            Step::TimedOut { number, ask } => self.timed_out(node, number, ask),
+            Step::LinkBroke(number) => self.link_broke(node, number),
+            Step::Reconnect => self.reconnect(node),
+            Step::SubscriptionBroke(generation) => self.subscription_broke(node, generation),
+            Step::Resubscribe => self.resubscribe(node),
+            Step::Connect(session) => self.connect(node, session),
+            Step::Claimed(session, claimed) => self.claimed(node, session, claimed),
+            Step::Wait(session) => self.wait(node, session),
+            Step::Answer(session) => self.answer(node, session),
+            Step::Seat(session) => self.seat(node, session),
+            Step::HangUp(session) => self.hang_up(node, session),
+            Step::TellEvicted(session) => self.tell_evicted(node, session),
+            Step::Publish(message) => self.publish(node, message),
+            Step::Begin(message) => self.begin(node, message),
+            Step::Hand(message, deed) => self.hand(node, message, deed),
+            Step::Expire => self.expire(node),
+            Step::Outcome(outgoing, ok) => self.outcome(node, outgoing, ok),
+            Step::Fanout => self.fanout(node),
+            Step::Look => self.look(node),
+            Step::Tick => self.tick(node),
+            Step::Go(answer) => self.go(node, answer),
+            Step::Audited(lapse) => self.audited(node, lapse),
+            Step::Release => self.release(node),
+        }
+    }
+
+    /// Polls the real beat. It sends, or sees its answer, or nothing.
+    fn beat(&mut self, node: usize) {
+        let mut context = Context::from_waker(Waker::noop());
+        let over = self.nodes[node].beating.as_mut().poll(&mut context);
+        assert!(over.is_pending(), "nobody else has this node's id");
+    }
+
+    /// `Feed::push`: into one of two queues.
+    fn intake(&mut self, node: usize, generation: u64) {
+        let state = &mut self.nodes[node];
+        if state.subscription.known != Some(generation) {
+            return;
+        }
+        let Some(push) = state.subscription.in_flight.pop_front() else { return };
+        match push {
+            Push::Room(message) => self.dispatch(node, message),
+            Push::Subscribed => self.step(node, Step::Whole(generation)),
+            push => {
+                state.channel.push_back((push, generation));
+                self.step(node, Step::News);
+            }
+        }
+    }
+
+    /// `deliver_node_messages`, and what `Inbound` does with them.
+    fn news(&mut self, node: usize) {
+        let now = self.now();
+        let Some((push, generation)) = self.nodes[node].channel.pop_front() else { return };
+        match push {
+            Push::Pulse(number) => {
+                let generation = if self.flaw == Some(Flaw::CountsOldEchoes) { 1 } else { generation };
+                self.nodes[node].pulse.echo(number, generation, now);
+                self.heard(node);
+            }
+            Push::Evict { session, winner } => self.evict(node, session, winner),
+            Push::Confirmed { winner, session } => {
+                self.nodes[node].takeovers.confirmed(claim_id(winner), session_id(session));
+                self.step(node, Step::Wait(winner));
+            }
+            Push::Subscribed | Push::Room(_) => {}
+        }
+    }
+
+    /// `Inner::evict`.
+    fn evict(&mut self, node: usize, session: usize, winner: usize) {
+        let confirm = (node_id(self.attempts[winner].node), claim_id(winner));
+        let eviction = Eviction {
+            namespace: Namespace::root(),
+            session: session_id(session),
+            claim: claim_id(session),
+            evicted: replaced(),
+            confirm: confirm.clone(),
+        };
+        let state = &self.nodes[node];
+        if state.takeovers.evict(&eviction) {
+            return self.step(node, Step::Wait(session));
+        }
+        match state.hub.find(session_id(session)) {
+            Some(found) => self.end(node, session, &found, Some(confirm)),
+            None => state.broker.confirm(confirm.0, confirm.1, session_id(session)),
+        }
+    }
+
+    /// `Inner::end`.
+    pub(super) fn end(
+        &mut self,
+        node: usize,
+        number: usize,
+        session: &Arc<Session>,
+        confirm: Option<(NodeId, ClaimId)>,
+    ) {
+        if session.evict(replaced(), confirm) {
+            self.vacate(node, number, session);
+            self.step(node, Step::TellEvicted(number));
+        }
+        session.settle(&self.nodes[node].broker);
+    }
+
+    /// `Inner::vacate`.
+    pub(super) fn vacate(&mut self, node: usize, number: usize, session: &Session) {
+        self.nodes[node].hub.remove(session.seat, session.id);
+        self.owe_release(node, number);
+    }
+
+    pub(super) fn owe_release(&mut self, node: usize, session: usize) {
+        self.nodes[node].gone.push_back(session);
+        self.step(node, Step::Release);
+    }
+
+    /// `Connection::tell_evicted`.
+    pub(super) fn tell_evicted(&mut self, node: usize, session: usize) {
+        if self.nodes[node].sessions.remove(&session).is_some() {
+            self.note(Event::Evicted { session });
+            self.client_evicted(session);
+        }
+    }
+
+    /// The registrar: one release after the other, each until it is written.
+    fn release(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        if state.releasing {
+            return;
+        }
+        let Some(session) = state.gone.front().copied() else { return };
+        state.releasing = true;
+        let user = self.attempts[session].user;
+        self.ask(node, Command::Release { user, session, reaped_us: None }, Purpose::Release);
+    }
+
+    fn whole(&mut self, node: usize, generation: u64) {
+        let now = self.now();
+        let state = &mut self.nodes[node];
+        if state.subscription.generation != generation || state.subscription.progress != Progress::Restoring {
+            return;
+        }
+        state.subscription.progress = Progress::Whole;
+        state.pulse.whole(if self.flaw == Some(Flaw::CountsOldEchoes) { 1 } else { generation }, now);
+        self.flush(node);
+    }
+
+    pub(super) fn subscription_broke(&mut self, node: usize, generation: u64) {
+        let now = self.now();
+        let state = &mut self.nodes[node];
+        if state.subscription.generation != generation || state.subscription.progress == Progress::Down {
+            return;
+        }
+        state.subscription.broke();
+        let was_whole =
+            std::mem::replace(&mut state.subscription.progress, Progress::Down) == Progress::Whole;
+        if was_whole && self.flaw != Some(Flaw::CountsOldEchoes) {
+            state.pulse.lost(now);
+            state.acted_at_echo = false;
+        }
+        let pause_us = self.chance.within(RECONNECT_US);
+        self.step_after(node, pause_us, Step::Resubscribe);
+    }
+
+    fn resubscribe(&mut self, node: usize) {
+        let now_us = self.now_us;
+        let state = &mut self.nodes[node];
+        if state.subscription.is_stalled(now_us) {
+            return self.step_after(node, RECONNECT_US.start, Step::Resubscribe);
+        }
+        state.subscription.generation += 1;
+        state.subscription.progress = Progress::Restoring;
+        let generation = state.subscription.generation;
+        let latency_us = super::network::latency_us(&mut self.chance);
+        self.after(latency_us, Happening::Subscribes { node, generation });
+    }
+}
