@@ -4,14 +4,22 @@
 //   this host ── switch ── cell            Redis; a cut takes the cell's port out of the switch
 //
 // The switch is a bridge in a namespace of its own, so that a cut shows on neither side: no interface goes down, no
-// address becomes unreachable, packets are just lost. Needs root and iproute2; without them a test that asks for a
-// cell fails.
+// address becomes unreachable, packets are just lost. Needs root, iproute2 and nsenter; `MISSING` says what of it is
+// not there.
 
 import { execFile, spawnSync } from 'node:child_process';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 const ip = (line) => run('ip', line.split(' '));
+
+/** Why no cell can be had here; undefined if one can. */
+export const MISSING = (() => {
+  if (process.getuid() !== 0) return 'network namespaces need root';
+  const tools = [['ip', '-V'], ['nsenter', '-V']];
+  const absent = tools.filter(([tool, flag]) => spawnSync(tool, [flag]).status !== 0);
+  return absent.length > 0 ? `network namespaces need ${absent.map(([tool]) => tool).join(' and ')}` : undefined;
+})();
 
 /** 198.18.0.0/15, kept for measuring networks, in nets of four addresses. */
 const NETS = 1 << 15;

@@ -91,6 +91,20 @@ export class Ledger {
     });
   }
 
+  /**
+   * The same for an official client that has not connected yet, with an account for each of its sessions. It gets a
+   * `request` like a bare one's, which is silent while it is not connected.
+   */
+  followSocket(socket, place) {
+    // Right before CONNECT is sent, the first time and every other.
+    socket.io.on('open', () => (socket.account = this.open(place, socket.auth.device)));
+    socket.on('connect', () => this.answered(socket.account));
+    socket.on('disconnect', () => this.closed(socket.account));
+    socket.on('message', (data) => this.deliver(data, socket.account));
+    socket.on('evicted', ({ by }) => this.told(socket.account, by));
+    socket.request = (event, argument, then) => socket.connected && socket.emit(event, argument, then);
+  }
+
   publish(visitor, room) {
     this.published += 1;
     const number = this.begin(visitor.account);

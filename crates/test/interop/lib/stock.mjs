@@ -85,8 +85,8 @@ async function redisPair(stage, url, errors) {
   return { pub, sub };
 }
 
-/** A stock server in this process. With `redis` it uses the classic Redis adapter. */
-export async function startStock(stage, { settings = {}, parser, redis, port } = {}) {
+/** A stock server in this process. With `redis` it uses the classic Redis adapter, with the options in `adapter`. */
+export async function startStock(stage, { settings = {}, parser, redis, adapter, port } = {}) {
   const errors = [];
   const reasons = new Map();
   // What is not Socket.IO's is answered 404; without a listener Node would leave it hanging.
@@ -96,7 +96,7 @@ export async function startStock(stage, { settings = {}, parser, redis, port } =
   if (redis) {
     const pair = await redisPair(stage, redis.url ?? redis, errors);
     pub = pair.pub;
-    io.adapter(createAdapter(pair.pub, pair.sub));
+    io.adapter(createAdapter(pair.pub, pair.sub, adapter));
   }
   const count = (reason) => reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
   const watch = (namespace) => namespace.adapter.on('error', (failure) => errors.push(`adapter ${namespace.name}: ${failure?.message}`));

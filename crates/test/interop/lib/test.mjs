@@ -28,12 +28,15 @@ rearm();
 
 /**
  * `describe(name, [options], body)`. With `skip` it is left out, not skipped: what only one of the two subjects
- * promises is no test of the other.
+ * promises is no test of the other. With `needs`, the reason why this machine cannot run it, it is skipped, and the
+ * runner says so; a run for CI fails of that.
  */
 export function describe(name, ...rest) {
   const body = rest.pop();
-  const [options = {}] = rest;
-  return options.skip ? undefined : plainDescribe(name, options, body);
+  const [{ needs, ...options } = {}] = rest;
+  if (options.skip) return undefined;
+  if (needs) process.stderr.write(`NOT RUN: ${name}: ${needs}\n`);
+  return plainDescribe(name, { ...options, skip: needs }, body);
 }
 
 /** `test(name, [options], body)`, left out with `skip` as above. */

@@ -1,7 +1,7 @@
 // One `tidegate` process: started on free ports, awaited until `ready`, stopped by SIGTERM with exit code 0.
 
 import { spawn } from 'node:child_process';
-import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { access, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -139,6 +139,20 @@ export class Tidegate {
 
   signal(name) {
     this.#child.kill(name);
+  }
+
+  /** SIGSTOP; resolves when the process stands still. Its threads stop one after the other, a while after the signal. */
+  async freeze(stage) {
+    this.signal('SIGSTOP');
+    stage.defer(() => this.thaw());
+    const tasks = `/proc/${this.pid}/task`;
+    const stands = async (task) => /\) T /.test(await readFile(`${tasks}/${task}/stat`, 'utf8').catch(() => ') T '));
+    await until('every thread stands still', async () => (await Promise.all((await readdir(tasks)).map(stands))).every(Boolean));
+  }
+
+  /** SIGCONT. */
+  thaw() {
+    this.signal('SIGCONT');
   }
 
   /** `{ code, signal }` once the process is gone. */

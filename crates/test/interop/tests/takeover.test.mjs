@@ -230,6 +230,33 @@ for (const [name, build] of Object.entries({ 'two processes over Redis': process
       for (const racer of racers) if (racer !== left[0]) assert.equal((await assertEvicted(racer)).reason, 'replaced');
       await assertStays(left[0]);
     });
+
+    test('kicked by the HTTP API: one device, or all of a user', async (t) => {
+      const stage = stageOf(t);
+      const { urls, admins } = await build(stage);
+      const auth = { user: 'ann/o’neill' };
+      const [phone, tablet, elsewhere] = [
+        await enter(stage, urls[0], { ...auth, device: 'phone' }),
+        await enter(stage, urls[1], { ...auth, device: 'tablet' }),
+        await enter(stage, `${urls[0]}/other`, auth),
+      ];
+      const other = await enter(stage, urls[1], { user: 'bob' });
+      const path = `/api/v1/users/${encodeURIComponent(auth.user)}/sessions`;
+      const kick = async (query) => {
+        const answer = await fetch(`${admins[1]}${path}${query}`, { method: 'DELETE' });
+        assert.equal(answer.status, 200, await answer.clone().text());
+        return (await answer.json()).evicted;
+      };
+      assert.equal(await kick('?device=phone'), 1);
+      assert.deepEqual(await assertEvicted(phone), { reason: 'kicked' });
+      await assertStays(tablet);
+      assert.equal(await kick('?device=phone'), 0);
+      const back = await enter(stage, urls[0], { ...auth, device: 'phone' });
+      assert.equal(await kick(''), 2);
+      for (const socket of [back, tablet]) assert.deepEqual(await assertEvicted(socket), { reason: 'kicked' });
+      await assertStays(elsewhere);
+      await assertStays(other);
+    });
   });
 }
 
