@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that the named tools are here: build, redis, node. Installs what Debian and Ubuntu have, and says plainly
+# Makes sure that the named tools are here: build, redis, node, netns. Installs what Debian and Ubuntu have, and says plainly
 # what is missing elsewhere.
 set -euo pipefail
 
@@ -43,6 +43,10 @@ for tool in "$@"; do
         node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
             process.exit(major > 18 || (major === 18 && minor >= 19) ? 0 : 1)' ||
             fail "node $(node --version) is too old; 18.19 or newer is needed"
+        ;;
+    netns)
+        command -v ip >/dev/null && command -v nsenter >/dev/null || install iproute2 util-linux
+        [ "$(id -u)" = 0 ] || echo "tools: not root: tests that cut a node off from Redis will be skipped" >&2
         ;;
     *) fail "no such tool: $tool" ;;
     esac
