@@ -38,6 +38,8 @@ struct Upkeep {
     is_unsettled: bool,
     /// The registry lost stays, and not all have been written down again.
     lost_stays: bool,
+    /// The registrar left something out, and what the registry holds has not been compared since.
+    is_owing: bool,
 }
 
 /// One round of checks.
@@ -301,9 +303,10 @@ async fn tend(node: &Arc<Inner>, upkeep: &mut Upkeep) {
         tracing::warn!(nodes = tended.nodes, sessions = tended.sessions, "took over from dead nodes");
         node.metrics.reaped(tended);
     }
-    if node.registrar.take_owing() && (reconcile(node).await.is_err() || reconcile_stays(node).await.is_err())
-    {
-        node.registrar.owe();
+    // Kept until that is done, also when this tick is cut short.
+    upkeep.is_owing |= node.registrar.take_owing();
+    if upkeep.is_owing && reconcile(node).await.is_ok() && reconcile_stays(node).await.is_ok() {
+        upkeep.is_owing = false;
     }
     if upkeep.round.rest.is_empty() {
         let sessions = node.hub.sessions();

@@ -70,13 +70,14 @@ pub(crate) enum Turned {
 
 impl Inner {
     /// Claims the user's place and subscribes to what the session must hear, side by side; resolves when everybody it
-    /// displaced is silent. Dropped half way, it leaves nothing behind.
+    /// displaced is silent. Dropped half way, it leaves nothing behind. `lapse` is the latest one before the node was
+    /// found to hear.
     pub(crate) fn enrol(
         self: &Arc<Self>,
         entrant: Entrant,
         outbox: &Arc<Outbox>,
+        lapse: Lapse,
     ) -> impl Future<Output = Result<Enrolled, Turned>> + Send + use<> {
-        let lapse = self.pulse.lapse();
         let subscribed = self.subscribe_session(&entrant.namespace, entrant.id);
         let claimed = self.claim(&entrant, outbox);
         async move {

@@ -144,12 +144,10 @@ impl Registrar {
         }
     }
 
-    /// The next entries of one kind.
+    /// The next entries.
     fn take(&self) -> Vec<Entry> {
         let mut queue = self.queue.lock();
-        let Some(first) = queue.front().map(std::mem::discriminant) else { return Vec::new() };
-        let same = queue.iter().take(BATCH_MAX).take_while(|entry| std::mem::discriminant(*entry) == first);
-        let count = same.count();
+        let count = queue.len().min(BATCH_MAX);
         let run = queue.drain(..count).collect();
         if queue.is_empty() && queue.capacity() > 4 * BATCH_MAX {
             *queue = VecDeque::new();
@@ -157,7 +155,8 @@ impl Registrar {
         run
     }
 
-    /// Writes entries of one kind. What ended is kept until it is written; what else fails is given up.
+    /// Writes entries, kind by kind: a session's end after all else that is said of it. What ended is kept until it is
+    /// written; what else fails is given up.
     async fn write(
         &self,
         registry: &dyn SessionRegistry,
@@ -172,31 +171,33 @@ impl Registrar {
                 Entry::Stay(stay, then) => stays.push((stay, then)),
             }
         }
-        // All are of one kind, so one of the lists is not empty.
-        if !changed.is_empty() {
-            return registry.refresh(changed).await;
-        }
-        if !gone.is_empty() {
-            let outcome = registry.release(gone.clone()).await;
-            if outcome.is_err() {
-                self.put_back(gone.into_iter().map(Entry::Release));
-            }
-            return outcome;
-        }
+        let refreshed = if changed.is_empty() { Ok(()) } else { registry.refresh(changed).await };
         let (mut here, mut left, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for (stay, then) in stays {
             if is_here(&stay) { &mut here } else { &mut left }.push(stay);
             waiting.extend(then);
         }
-        let outcome = stay_and_leave(registry, &here, &left).await;
-        if outcome.is_err() {
+        // A registry that has just not answered is not waited for once more.
+        let stayed = match refreshed {
+            Ok(()) => stay_and_leave(registry, &here, &left).await,
+            Err(Error) => Err(Error),
+        };
+        for then in waiting {
+            then(stayed);
+        }
+        let released = match stayed {
+            Ok(()) if gone.is_empty() => Ok(()),
+            Ok(()) => registry.release(gone.clone()).await,
+            Err(Error) => Err(Error),
+        };
+        if released.is_err() {
+            self.put_back(gone.into_iter().map(Entry::Release));
+        }
+        if stayed.is_err() {
             // Nobody knows what was written. It is looked up again: whoever waited leaves the room again.
             self.put_back(here.into_iter().chain(left).map(|stay| Entry::Stay(stay, None)));
         }
-        for then in waiting {
-            then(outcome);
-        }
-        outcome
+        released
     }
 
     /// Tells those who wait that the cluster cannot be told now. What is before them is written until it is, which may

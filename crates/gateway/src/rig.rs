@@ -71,7 +71,7 @@ impl Rig {
             },
         };
         let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
-        let Ok(enrolled) = node.enrol(entrant, &outbox).await else { panic!("{user} is turned away") };
+        let Ok(enrolled) = node.enrol(entrant, &outbox, node.pulse.lapse()).await else { panic!("{user} is turned away") };
         node.connect(0, &outbox, Parser::Text, &Message::engine("40"), enrolled)
     }
 

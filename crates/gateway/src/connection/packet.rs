@@ -95,6 +95,8 @@ impl Connection {
     }
 
     fn on_connect(&mut self, namespace: String, auth: Option<&[u8]>) -> Result<(), Exit> {
+        // Before the look whether the node hears: a lapse in between must be one since.
+        let lapse = self.node.pulse.lapse();
         let namespace = Namespace::from(namespace);
         self.ended.retain(|ended| *ended != namespace);
         let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
@@ -120,7 +122,7 @@ impl Connection {
             return Err(Exit::because(DisconnectReason::ForcedClose));
         }
         let entrant = Entrant { id: SessionId::random(), namespace: namespace.clone(), rule, identity };
-        let enrolled = self.node.enrol(entrant, &self.outbox);
+        let enrolled = self.node.enrol(entrant, &self.outbox, lapse);
         self.busy = Some(Box::pin(async move { Resume::Connect(namespace, enrolled.await.map(Box::new)) }));
         Ok(())
     }
