@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::ids::{ClaimId, Namespace, NodeId, RequestId, SessionId};
+use crate::offline::Arrival;
 use crate::publication::{Publication, Topic};
 use crate::registry::{Eviction, Vitals};
 use crate::request::{Answer, Asker, Request};
@@ -102,6 +103,10 @@ pub trait Subscriber: Send + Sync + 'static {
     /// A session of this node lost its place. Told in one order with [`Subscriber::pulse`]: an eviction that happened
     /// before a pulse was sent is told before the pulse.
     fn evict(&self, eviction: Eviction);
+
+    /// A message was stored for sessions of this node that are ready for it. Told in one order with the rest of this
+    /// node's own channel.
+    fn arrived(&self, arrival: Arrival);
 
     /// A session that another node was told to silence is silent; `claim` is what this node calls its wait.
     fn confirmed(&self, claim: ClaimId, session: SessionId);

@@ -148,6 +148,9 @@ pub struct Claim {
     pub policy: Policy,
     /// What happens when that is too many.
     pub on_duplicate: OnDuplicate,
+    /// Whether it is ready for durable messages, which counts for one that is put back; see
+    /// [`OfflineStore::open`](crate::OfflineStore::open).
+    pub ready: bool,
 }
 
 /// What a session speaks over.

@@ -1,6 +1,7 @@
 //! Acknowledgements that clients owe for events which other servers broadcast.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -15,12 +16,9 @@ const BROADCASTS_MAX: usize = 1_024;
 
 /// One entry per broadcast with receivers here that have not all answered.
 #[derive(Default)]
-pub(crate) struct Acknowledgements(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    last: u64,
-    expected: HashMap<u64, Expected>,
+pub(crate) struct Acknowledgements {
+    last: AtomicU64,
+    expected: Mutex<HashMap<u64, Expected>>,
 }
 
 struct Expected {
@@ -30,32 +28,36 @@ struct Expected {
 }
 
 impl Acknowledgements {
+    /// An id for one packet, or for one broadcast, that asks for an acknowledgement. They grow and are never used twice
+    /// by one node; clients count theirs apart.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Expects an acknowledgement of each of `receivers` within `within`; returns the id that their packets carry.
-    /// Ids are never used twice by one node, and clients count theirs apart.
     pub(crate) fn expect(&self, asker: Asker, receivers: HashSet<SessionId>, within: Duration) -> u64 {
         let now = Instant::now();
-        let mut state = self.0.lock();
-        state.expected.retain(|_, expected| now < expected.until);
-        if state.expected.len() >= BROADCASTS_MAX {
-            let first = state.expected.iter().min_by_key(|(_, expected)| expected.until).map(|(id, _)| *id);
-            first.and_then(|id| state.expected.remove(&id));
+        let id = self.next_id();
+        let mut waiting = self.expected.lock();
+        waiting.retain(|_, expected| now < expected.until);
+        if waiting.len() >= BROADCASTS_MAX {
+            let first = waiting.iter().min_by_key(|(_, expected)| expected.until).map(|(id, _)| *id);
+            first.and_then(|id| waiting.remove(&id));
         }
-        state.last += 1;
-        let id = state.last;
-        state.expected.insert(id, Expected { asker, receivers, until: now + within });
+        waiting.insert(id, Expected { asker, receivers, until: now + within });
         id
     }
 
     /// Whom to tell of an acknowledgement. Each receiver's first one counts, nobody else's does.
     pub(crate) fn take(&self, id: u64, receiver: SessionId) -> Option<Asker> {
-        let mut state = self.0.lock();
-        let expected = state.expected.get_mut(&id)?;
+        let mut waiting = self.expected.lock();
+        let expected = waiting.get_mut(&id)?;
         if !expected.receivers.remove(&receiver) || expected.until <= Instant::now() {
             return None;
         }
         let asker = expected.asker.clone();
         if expected.receivers.is_empty() {
-            state.expected.remove(&id);
+            waiting.remove(&id);
         }
         Some(asker)
     }
@@ -94,11 +96,11 @@ mod tests {
             ids.push(expected.expect(asker(), HashSet::from([session]), Duration::from_secs(1)));
             tokio::time::advance(Duration::from_micros(1)).await;
         }
-        assert_eq!(expected.0.lock().expected.len(), BROADCASTS_MAX);
+        assert_eq!(expected.expected.lock().len(), BROADCASTS_MAX);
         assert_eq!(expected.take(ids[0], session), None);
         assert!(expected.take(ids[1], session).is_some());
         tokio::time::advance(Duration::from_secs(2)).await;
         expected.expect(asker(), HashSet::from([session]), Duration::from_secs(1));
-        assert_eq!(expected.0.lock().expected.len(), 1);
+        assert_eq!(expected.expected.lock().len(), 1);
     }
 }

@@ -114,6 +114,8 @@ async fn after_lapse(node: &Arc<Inner>, lapse: Lapse, upkeep: &mut Upkeep) {
                 return;
             }
             let Found { sessions, evicted, restored, mut closed } = found;
+            // What came while it was deaf may not have been told.
+            node.hub.sessions().iter().for_each(|session| catch_up(session));
             // Only now: until the node acts, there may be more to miss.
             closed += node.hub.sessions().iter().filter(|session| session.send_away_if_it_missed()).count();
             if sessions > 0 {
@@ -191,6 +193,8 @@ async fn check(
                 }
             }
             Verdict::Restored => {
+                // Nobody was told of what came for it meanwhile.
+                catch_up(session);
                 found.restored += 1;
                 node.metrics.restored(1);
             }
@@ -216,6 +220,13 @@ async fn check(
         }
     }
     Ok(())
+}
+
+/// Lets a session read on in its inbox.
+fn catch_up(session: &Session) {
+    if session.inbox.fall_behind() {
+        session.outbox.wake_news();
+    }
 }
 
 /// Writes down again who is in which room, without a word to anybody: nobody came and nobody left.

@@ -102,6 +102,7 @@ impl Inner {
             transport: crate::session::transport(outbox),
             policy: entrant.rule.policy,
             on_duplicate: entrant.rule.on_duplicate,
+            ready: false,
         });
         let node = Arc::clone(self);
         async move {

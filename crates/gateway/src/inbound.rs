@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use tidegate_core::offline::Arrival;
 use tidegate_core::registry::Eviction;
 use tidegate_core::{Answer, ClaimId, NodeId, Publication, Request, RequestId, SessionId, Subscriber};
 use tokio::sync::mpsc;
@@ -61,6 +62,13 @@ impl Subscriber for Inbound {
         let node = self.node.get().and_then(Weak::upgrade);
         if let Some(node) = node {
             node.evict(eviction);
+        }
+    }
+
+    fn arrived(&self, arrival: Arrival) {
+        let node = self.node.get().and_then(Weak::upgrade);
+        if let Some(node) = node {
+            node.arrived(&arrival);
         }
     }
 

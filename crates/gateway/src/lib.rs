@@ -6,7 +6,7 @@
 //!
 //! Layout, from the socket inwards: `accept` and `transport` (HTTP, polling, WebSocket), `connection` (one client's
 //! life), `operation` and `auth` (what it may ask for), `enrolment` and `takeover` (what a CONNECT waits for), `node` with
-//! `seating` and `rooms` (the verbs), `hub` (sessions and rooms, and the fan-out), `outbox` (the way back out). Beside them
+//! `seating`, `rooms` and `offline` (the verbs), `inbox` (a session's durable messages), `hub` (sessions and rooms, and the fan-out), `outbox` (the way back out). Beside them
 //! `interest`, `pulse`, `audit`, `registrar`, `peers` and `timer`, which each are one task.
 //!
 //! Architecture Invariant: connection -> node -> hub -> outbox, never back.
@@ -27,11 +27,13 @@ mod fencing;
 pub mod glob;
 mod hub;
 mod inbound;
+mod inbox;
 mod interest;
 mod message;
 mod metrics;
 pub mod namespaces;
 mod node;
+pub mod offline;
 mod operation;
 mod options;
 mod origin;
@@ -53,5 +55,7 @@ mod timer;
 mod transport;
 
 pub use node::{Joining, Node, StartError};
-pub use options::{DrainOptions, EngineOptions, Limits, Options, PulseOptions, ServerOptions};
+pub use options::{
+    DrainOptions, EngineOptions, Limits, OfflineOptions, Options, PulseOptions, ServerOptions,
+};
 pub use peer::{InvalidNetwork, Network};

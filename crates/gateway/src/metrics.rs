@@ -12,6 +12,7 @@ use tidegate_core::registry::{EvictReason, Tended};
 use tidegate_core::{DisconnectReason, ErrorCode};
 
 use crate::namespaces::Operation;
+use crate::options::OfflineOptions;
 use crate::takeover::Silence;
 
 /// From 50 microseconds to 5 seconds: what a fan-out or a round trip through Redis can take.
@@ -31,6 +32,10 @@ const REFUSED: [&str; 8] = [
     "origin",
     "protocol_version",
 ];
+
+/// Why durable messages are usually refused.
+const OFFLINE_REJECTED: [ErrorCode; 4] =
+    [ErrorCode::RateLimited, ErrorCode::OfflineFull, ErrorCode::TooLarge, ErrorCode::Unavailable];
 
 /// One node's metrics.
 pub(crate) struct Metrics {
@@ -56,6 +61,12 @@ pub(crate) struct Metrics {
     pub(crate) takeover_seconds: Histogram,
     reaped: IntCounterVec,
     restored: IntCounter,
+    pub(crate) offline_stored: IntCounter,
+    pub(crate) offline_delivered: IntCounter,
+    pub(crate) offline_acknowledged: IntCounter,
+    pub(crate) offline_expired: IntCounter,
+    offline_rejected: IntCounterVec,
+    offline_limit: IntGaugeVec,
 }
 
 /// The metrics of one configured namespace, resolved.
@@ -87,6 +98,11 @@ impl Metrics {
             };
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
             let family = IntGauge::new(name, help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let family = IntCounter::new(name, help)?;
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
@@ -177,14 +193,38 @@ impl Metrics {
                 "From the claim of a CONNECT that displaced a session to the silence of that session, in seconds.",
             )?,
             reaped: counters("tidegate_reaped_total", "What this node took over from dead ones.", &["what"])?,
-            restored: {
-                let restored = IntCounter::new(
-                    "tidegate_sessions_restored_total",
-                    "Sessions put back into the registry, which had lost them.",
-                )?;
-                registry.register(Box::new(restored.clone()))?;
-                restored
-            },
+            restored: counter(
+                "tidegate_sessions_restored_total",
+                "Sessions put back into the registry, which had lost them.",
+            )?,
+            offline_stored: counter(
+                "tidegate_offline_stored_total",
+                "Durable messages stored by this node.",
+            )?,
+            offline_delivered: counter(
+                "tidegate_offline_delivered_total",
+                "Durable messages handed to the outbox of a session, repetitions included.",
+            )?,
+            offline_acknowledged: counter(
+                "tidegate_offline_acknowledged_total",
+                "Durable messages deleted because a session of this node acknowledged them.",
+            )?,
+            offline_expired: counter(
+                "tidegate_offline_expired_total",
+                "Durable messages that this node found expired. An inbox that nobody touches expires as a whole, \
+                 uncounted.",
+            )?,
+            offline_rejected: counters(
+                "tidegate_offline_rejected_total",
+                "Durable messages that were not stored, by error code.",
+                &["code"],
+            )?,
+            offline_limit: gauges(
+                "tidegate_offline_limit",
+                "What durable messages are held to: messages and bytes of an inbox, bytes of a message, messages of \
+                 a sender a minute, messages given to a session and not acknowledged.",
+                "limit",
+            )?,
             registry,
         };
         for reason in DisconnectReason::ALL {
@@ -204,6 +244,9 @@ impl Metrics {
         }
         for operation in Operation::ALL {
             metrics.operations.with_label_values(&[operation.as_str(), "ok"]);
+        }
+        for code in OFFLINE_REJECTED {
+            metrics.offline_rejected.with_label_values(&[code.as_str()]);
         }
         for reason in REFUSED {
             metrics.refused.with_label_values(&[reason]);
@@ -282,6 +325,23 @@ impl Metrics {
 
     pub(crate) fn restored(&self, sessions: usize) {
         self.restored.inc_by(u64::try_from(sessions).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn offline_rejected(&self, code: ErrorCode) {
+        self.offline_rejected.with_label_values(&[code.as_str()]).inc();
+    }
+
+    pub(crate) fn offline_limits(&self, options: &OfflineOptions) {
+        let quotas = &options.quotas;
+        for (limit, value) in [
+            ("messages_max", quotas.messages_max),
+            ("bytes_max", quotas.bytes_max),
+            ("message_bytes_max", options.message_bytes_max as u64),
+            ("sender_per_minute_max", quotas.sender_per_minute_max),
+            ("window", options.window as u64),
+        ] {
+            self.offline_limit.with_label_values(&[limit]).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     pub(crate) fn disconnected(&self, reason: DisconnectReason) {

@@ -88,6 +88,8 @@ pub struct NamespaceRule {
     pub on_duplicate: OnDuplicate,
     /// Whether the cluster keeps who is in which room, and tells.
     pub presence: bool,
+    /// Whether users have durable messages.
+    pub offline: bool,
 }
 
 impl NamespaceRule {
@@ -100,6 +102,7 @@ impl NamespaceRule {
             policy: Policy::default(),
             on_duplicate: OnDuplicate::default(),
             presence: false,
+            offline: true,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate_core::broker::{Broker, PulseError, Subscriber};
 use tidegate_core::registry::Vitals;
 use tidegate_core::request::Request;
-use tidegate_core::{DisconnectReason, ErrorCode, Namespace, SessionRegistry};
+use tidegate_core::{DisconnectReason, ErrorCode, Namespace, OfflineStore, SessionRegistry};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) origins: Origins,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) registry: Arc<dyn SessionRegistry>,
+    pub(crate) offline: Arc<dyn OfflineStore>,
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) takeovers: Arc<Takeovers>,
     pub(crate) questions: Arc<Questions>,
@@ -119,6 +120,7 @@ impl Joining {
     /// When the metrics cannot be registered, which is a defect.
     pub fn new(options: Options, shards: usize) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new(&options.version, &options.revision)?);
+        metrics.offline_limits(&options.offline);
         let pulse = Arc::new(Pulse::new(options.pulse.clone(), Arc::clone(&metrics)));
         Ok(Self {
             options,
@@ -156,6 +158,7 @@ impl Joining {
         self,
         broker: Arc<dyn Broker>,
         registry: Arc<dyn SessionRegistry>,
+        offline: Arc<dyn OfflineStore>,
         limit: Duration,
     ) -> Result<Node, StartError> {
         let Self { options, clock, metrics, hub, pulse, takeovers, questions, requests, node } = self;
@@ -169,6 +172,7 @@ impl Joining {
                     policy: rule.policy,
                     on_duplicate: rule.on_duplicate,
                     presence: rule.presence,
+                    offline: rule.offline,
                     metrics: Arc::new(metrics.namespace(&rule.pattern.to_string())),
                 })
             })
@@ -185,6 +189,7 @@ impl Joining {
             engines: Engines::new(),
             broker,
             registry,
+            offline,
             takeovers,
             questions,
             acknowledgements: Acknowledgements::default(),
@@ -236,14 +241,15 @@ impl Inner {
         let (interest, broker, stopped) =
             (Arc::clone(&self.interest), Arc::clone(&self.broker), self.stopped.clone());
         self.tasks.spawn(async move { interest.run(broker, stopped).await });
-        let (registrar, registry, hub, stopped) = (
+        let (registrar, registry, offline, hub, stopped) = (
             Arc::clone(&self.registrar),
             Arc::clone(&self.registry),
+            Arc::clone(&self.offline),
             Arc::clone(&self.hub),
             self.stopped.clone(),
         );
         self.tasks.spawn(async move {
-            registrar.run(registry, |stay| hub.is_in(stay.session, &stay.room), stopped).await;
+            registrar.run(registry, offline, |stay| hub.is_in(stay.session, &stay.room), stopped).await;
         });
         self.tasks.spawn(peers::run(Arc::clone(self), requests, self.stopped.clone()));
         self.tasks.spawn(audit::run(Arc::clone(self), self.stopped.clone()));
@@ -382,6 +388,7 @@ impl Node {
         self.0.tasks.close();
         self.0.tasks.wait().await;
         self.0.registry.close().await;
+        self.0.offline.close().await;
         self.0.broker.close().await;
     }
 }

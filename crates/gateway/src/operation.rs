@@ -9,20 +9,22 @@ use tidegate_core::{EVENTS_RESERVED, ErrorCode, Flags, MessageId, Publication, R
 use tidegate_msgpack::{Reader, Token, write};
 use tidegate_protocol::socketio::ATTACHMENTS_MAX;
 use tidegate_protocol::value;
+use tokio::time::Instant;
 
 use crate::clock::unix_ms;
 use crate::namespaces::Operation;
 use crate::node::Inner;
+use crate::offline;
 use crate::options::Limits;
 use crate::presence::{self, Question};
 use crate::reply::{Refusal, Reply};
 use crate::session::{Deed, Session};
 
 /// MessagePack's nil.
-const NIL: &[u8] = &[0xc0];
+pub(crate) const NIL: &[u8] = &[0xc0];
 
 /// The name of a publication's event when its publisher gives none.
-const EVENT_DEFAULT: &str = "message";
+pub(crate) const EVENT_DEFAULT: &str = "message";
 
 /// How often a session's signs of life are written into the registry, in milliseconds.
 const SEEN_EVERY_MS: u64 = 10_000;
@@ -103,10 +105,12 @@ pub(crate) fn perform(
                 session.seen_at_ms.store(now, Ordering::Relaxed);
                 node.refresh(session);
             }
-            reply.ok_with(1, |out| {
-                write::str(out, "ts");
-                write::uint(out, now);
-            });
+            // Answered after everything that the client has acknowledged before it.
+            if session.inbox.unsettled().is_some() {
+                let deadline = Instant::now() + node.options.pulse.hold;
+                return Some(beat(Arc::clone(session), deadline, deed, reply).boxed());
+            }
+            answer_heartbeat(reply);
             return None;
         }
         Operation::Presence => match asked(session, event.argument(), limits) {
@@ -118,12 +122,42 @@ pub(crate) fn perform(
             }
             Err(refusal) => refusal,
         },
-        Operation::Send | Operation::Online => {
-            Refusal::new(ErrorCode::NotEnabled, "this version has no such operation yet")
-        }
+        Operation::Send => match offline::letter(node, session, event.argument()) {
+            Ok(letter) => return Some(offline::send(Arc::clone(node), letter, deed, reply).boxed()),
+            Err(refusal) => {
+                node.metrics.offline_rejected(refusal.code);
+                refusal
+            }
+        },
+        Operation::Online => match offline::settling(session, event.argument()) {
+            Ok(settling) => {
+                let (node, session) = (Arc::clone(node), Arc::clone(session));
+                return Some(offline::online(node, session, settling, deed, reply).boxed());
+            }
+            Err(refusal) => refusal,
+        },
     };
     reply.refuse(&refusal);
     None
+}
+
+fn answer_heartbeat(reply: Reply) {
+    reply.ok_with(1, |out| {
+        write::str(out, "ts");
+        write::uint(out, unix_ms());
+    });
+}
+
+/// A heartbeat that waits for acknowledgements to be settled.
+async fn beat(session: Arc<Session>, deadline: Instant, deed: Deed, reply: Reply) {
+    match offline::settled(&session, deadline).await {
+        Ok(()) => answer_heartbeat(reply),
+        Err(_) => reply.refuse(&Refusal::new(
+            ErrorCode::Unavailable,
+            "not everything that was acknowledged is known to be settled",
+        )),
+    }
+    drop(deed);
 }
 
 /// The room of `join`, checked against the session's grants.
@@ -234,14 +268,18 @@ fn malformed(_: tidegate_msgpack::Error) -> Refusal {
     Refusal::bad_request("the argument cannot be read")
 }
 
-fn entry<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8]), Refusal> {
+pub(crate) fn entry<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8]), Refusal> {
     let Token::Str(key) = reader.token().map_err(malformed)? else {
         return Err(Refusal::bad_request("the argument has a key that is no string"));
     };
     Ok((key, reader.value().map_err(malformed)?))
 }
 
-fn name_field<'a>(field: &'static str, value: &'a [u8], limits: &Limits) -> Result<&'a str, Refusal> {
+pub(crate) fn name_field<'a>(
+    field: &'static str,
+    value: &'a [u8],
+    limits: &Limits,
+) -> Result<&'a str, Refusal> {
     match Reader::new(value).token() {
         Ok(Token::Str(name)) => checked_name(field, name, limits),
         _ => Err(Refusal::bad_request(format!("{field} must be a string"))),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_core::offline::Quotas;
 use tidegate_core::{Incarnation, NodeId};
 
 use crate::auth::Authenticator;
@@ -26,6 +27,8 @@ pub struct Options {
     pub namespaces: Namespaces,
     /// The pulse through the broker.
     pub pulse: PulseOptions,
+    /// Durable messages.
+    pub offline: OfflineOptions,
     /// How the node goes away.
     pub drain: DrainOptions,
     /// Label of `tidegate_build_info`.
@@ -96,6 +99,17 @@ pub struct PulseOptions {
     pub lease_renew: Duration,
     /// How long what arrives while the node is deaf may be held.
     pub hold: Duration,
+}
+
+/// Durable messages.
+#[derive(Clone, Debug)]
+pub struct OfflineOptions {
+    /// Largest `data` of one message, in bytes of its MessagePack form.
+    pub message_bytes_max: usize,
+    /// Most unacknowledged messages of one session; half of `outbox_bytes_max` bounds them, too.
+    pub window: usize,
+    /// What the store holds senders and inboxes to, so that refusals can name it.
+    pub quotas: Quotas,
 }
 
 /// How a node goes away.

@@ -64,6 +64,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     waker: AtomicWaker,
     tick: AtomicBool,
+    /// Something for the connection's courier.
+    news: AtomicBool,
     /// Joins that are not answered yet.
     joins: AtomicU32,
     bytes_max: usize,
@@ -95,6 +97,10 @@ struct State {
     bytes: usize,
     /// Volatile messages among what waits.
     volatile: usize,
+    /// What was ever queued, in bytes likewise: what is taken and does not wait any more has left.
+    taken: u64,
+    /// Somebody waits for something to leave.
+    watched: bool,
     /// The socket refused bytes; the connection's task waits for it to take more.
     blocked: bool,
     /// Somebody who appends flushes soon, so nobody writes meanwhile: a fan-out with this outbox in its list, or the
@@ -129,12 +135,15 @@ impl Outbox {
                 transport,
                 bytes: 0,
                 volatile: 0,
+                taken: 0,
+                watched: false,
                 blocked: false,
                 dirty: false,
                 closed: None,
             }),
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
+            news: AtomicBool::new(false),
             joins: AtomicU32::new(0),
             bytes_max,
             metrics,
@@ -159,6 +168,7 @@ impl Outbox {
                         Ok(written) => {
                             let rest = Item { bytes: bytes.slice(written..), volatile: false, started: true };
                             state.bytes += rest.weight();
+                            state.taken += rest.weight() as u64;
                             self.metrics.outbox_grew(rest.weight());
                             queue.push_back(rest);
                             state.blocked = true;
@@ -235,6 +245,7 @@ impl Outbox {
             return refused;
         }
         state.bytes += weight;
+        state.taken += weight as u64;
         state.volatile += usize::from(volatile);
         self.metrics.outbox_grew(weight);
         match &mut state.transport {
@@ -303,6 +314,8 @@ impl Outbox {
             Transport::Gone => {}
         }
         state.bytes -= bytes;
+        // It has not left.
+        state.taken -= bytes as u64;
         self.metrics.outbox_shrank(bytes);
         self.metrics.dropped("volatile", messages);
     }
@@ -324,6 +337,9 @@ impl Outbox {
                             state.bytes -= sent.weight;
                             state.volatile -= sent.volatile;
                             self.metrics.outbox_shrank(sent.weight);
+                            if state.watched {
+                                self.wake_news();
+                            }
                         }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             if !state.blocked {
@@ -360,6 +376,9 @@ impl Outbox {
                     self.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
                     state.volatile = 0;
+                    if state.watched {
+                        self.wake_news();
+                    }
                 }
             }
             Transport::Gone => {}
@@ -382,6 +401,9 @@ impl Outbox {
             self.metrics.outbox_shrank(state.bytes);
             state.bytes = 0;
             state.volatile = 0;
+            if state.watched {
+                self.wake_news();
+            }
             if state.closed.is_some() {
                 self.waker.wake();
             }
@@ -413,11 +435,14 @@ impl Outbox {
             let _ = poll.send(noop.polling().clone());
         }
         self.metrics.outbox_shrank(state.bytes);
+        // What has left so far; the same messages weigh differently from here on.
+        let left = state.taken - state.bytes as u64;
         let queue: VecDeque<Item> = std::mem::take(queue)
             .iter()
             .map(|message| Item::whole(binary.form(message).clone(), message.is_volatile()))
             .collect();
         state.bytes = queue.iter().map(Item::weight).sum();
+        state.taken = left + state.bytes as u64;
         self.metrics.outbox_grew(state.bytes);
         state.transport = Transport::WebSocket { stream, binary, queue };
         self.flush_state(state);
@@ -508,12 +533,53 @@ impl Outbox {
         self.state.lock().bytes == 0
     }
 
-    /// Why the connection must end, once it must.
+    /// A mark behind everything that was pushed so far; see [`Outbox::has_written`].
+    pub(crate) fn taken(&self) -> u64 {
+        self.state.lock().taken
+    }
+
+    /// Whether everything before the mark was taken by the transport. It may say so late, never early.
+    pub(crate) fn has_written(&self, mark: u64) -> bool {
+        let state = self.state.lock();
+        state.closed.is_none() && (state.bytes == 0 || state.taken - state.bytes as u64 >= mark)
+    }
+
+    /// Wakes the courier once something has left, or now if nothing waits.
+    pub(crate) fn watch(&self) {
+        let mut state = self.state.lock();
+        state.watched = true;
+        if state.bytes == 0 {
+            self.wake_news();
+        }
+    }
+
+    /// Whether the courier is woken whenever something leaves.
+    pub(crate) fn watch_while(&self, watched: bool) {
+        self.state.lock().watched = watched;
+    }
+
+    /// Wakes the connection's courier.
+    pub(crate) fn wake_news(&self) {
+        self.news.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether there is something for the courier.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take_news(&self) -> bool {
+        // Most looks find nothing, and a write is what makes other cores read again.
+        self.has_news() && self.news.swap(false, Ordering::AcqRel)
+    }
+
     /// Whether the client is on a WebSocket now.
     pub(crate) fn is_websocket(&self) -> bool {
         matches!(self.state.lock().transport, Transport::WebSocket { .. })
     }
 
+    /// Why the connection must end, once it must.
     pub(crate) fn closed(&self) -> Option<DisconnectReason> {
         self.state.lock().closed
     }

@@ -13,14 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
-use tidegate_core::SessionRegistry;
+use tidegate_core::offline::{Serial, Settlement, Unavailable};
 use tidegate_core::registry::{Error, Gone, Refresh, Stay};
+use tidegate_core::{OfflineStore, SessionId, SessionRegistry};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::presence;
+use crate::session::Session;
 
 /// Most entries that wait. It is reached only while the registry cannot be: what ends in that time is then found by an
 /// audit, which compares what the registry holds with what lives here.
@@ -35,6 +38,8 @@ const BATCH_MAX: usize = 256;
 type Entered = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 enum Entry {
+    /// A session has acknowledged durable messages.
+    Settle(Arc<Session>, Vec<Serial>),
     Release(Gone),
     Refresh(Refresh),
     /// A session came to a room or left it; whoever waits for the cluster to know is told.
@@ -53,6 +58,11 @@ pub(crate) struct Registrar {
 impl Registrar {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self { queue: Mutex::default(), filled: Notify::new(), owing: AtomicBool::new(false), metrics }
+    }
+
+    /// The session has acknowledged durable messages. Its inbox is told when they are settled.
+    pub(crate) fn settle(&self, session: &Arc<Session>, serials: Vec<Serial>) {
+        self.push(Entry::Settle(Arc::clone(session), serials));
     }
 
     /// The session ended.
@@ -105,9 +115,14 @@ impl Registrar {
     }
 
     fn fail(&self, entry: Entry) {
-        self.owe();
-        if let Entry::Stay(_, Some(then)) = entry {
-            then(Err(Error));
+        match entry {
+            // It comes again, and whoever asks whether it is settled is not told that it is.
+            Entry::Settle(..) => {}
+            Entry::Stay(_, Some(then)) => {
+                self.owe();
+                then(Err(Error));
+            }
+            _ => self.owe(),
         }
     }
 
@@ -116,6 +131,7 @@ impl Registrar {
     pub(crate) async fn run(
         &self,
         registry: Arc<dyn SessionRegistry>,
+        offline: Arc<dyn OfflineStore>,
         is_here: impl Fn(&Stay) -> bool + Send + Sync,
         shutdown: CancellationToken,
     ) {
@@ -131,7 +147,7 @@ impl Registrar {
                 }
                 continue;
             }
-            if self.write(&*registry, run, &is_here).await.is_err() {
+            if self.write(&*registry, &*offline, run, &is_here).await.is_err() {
                 self.refuse_waiting();
                 if shutdown.is_cancelled() {
                     return;
@@ -160,18 +176,27 @@ impl Registrar {
     async fn write(
         &self,
         registry: &dyn SessionRegistry,
+        offline: &dyn OfflineStore,
         run: Vec<Entry>,
         is_here: impl Fn(&Stay) -> bool,
     ) -> Result<(), Error> {
-        let (mut gone, mut changed, mut stays) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut acknowledged, mut gone, mut changed, mut stays) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for entry in run {
             match entry {
+                Entry::Settle(session, serials) => acknowledged.push((session, serials)),
                 Entry::Release(session) => gone.push(session),
                 Entry::Refresh(refresh) => changed.push(refresh),
                 Entry::Stay(stay, then) => stays.push((stay, then)),
             }
         }
-        let refreshed = if changed.is_empty() { Ok(()) } else { registry.refresh(changed).await };
+        // Before the ends of sessions, since only a claim that holds its place settles anything.
+        let settled = self.settle_all(offline, acknowledged).await;
+        let refreshed = match settled {
+            Ok(()) if changed.is_empty() => Ok(()),
+            Ok(()) => registry.refresh(changed).await,
+            Err(Error) => Err(Error),
+        };
         let (mut here, mut left, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for (stay, then) in stays {
             if is_here(&stay) { &mut here } else { &mut left }.push(stay);
@@ -198,6 +223,45 @@ impl Registrar {
             self.put_back(here.into_iter().chain(left).map(|stay| Entry::Stay(stay, None)));
         }
         released
+    }
+
+    async fn settle_all(
+        &self,
+        offline: &dyn OfflineStore,
+        acknowledged: Vec<(Arc<Session>, Vec<Serial>)>,
+    ) -> Result<(), Error> {
+        if acknowledged.is_empty() {
+            return Ok(());
+        }
+        // One settlement a session, in the order in which they were first heard of.
+        let mut places: HashMap<SessionId, usize> = HashMap::default();
+        let mut sessions: Vec<Arc<Session>> = Vec::new();
+        let mut settlements: Vec<Settlement> = Vec::new();
+        for (session, serials) in acknowledged {
+            // Only a session with a place has an inbox.
+            let Some(holder) = session.holder() else { continue };
+            let at = *places.entry(session.id).or_insert(settlements.len());
+            if at == settlements.len() {
+                settlements.push(Settlement { holder, serials });
+                sessions.push(session);
+            } else {
+                settlements[at].serials.extend(serials);
+            }
+        }
+        match offline.settle(settlements.clone()).await {
+            Ok(deleted) => {
+                self.metrics.offline_acknowledged.inc_by(deleted.iter().sum());
+                for (session, settlement) in sessions.iter().zip(&settlements) {
+                    session.inbox.settled(settlement.serials.len());
+                }
+                Ok(())
+            }
+            Err(Unavailable) => {
+                let again = sessions.into_iter().zip(settlements);
+                self.put_back(again.map(|(session, settlement)| Entry::Settle(session, settlement.serials)));
+                Err(Error)
+            }
+        }
     }
 
     /// Tells those who wait that the cluster cannot be told now. What is before them is written until it is, which may

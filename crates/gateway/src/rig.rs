@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
 use tidegate_core::memory::Exchange;
+use tidegate_core::offline::Quotas;
 use tidegate_core::registry::{
     Announce, Claim, ClaimError, Claimed, Error, Gone, Listed, NodeRow, Occupied, Own, Page, Place, Refresh,
     Row, Stay, Tended, Verdict,
@@ -20,7 +21,9 @@ use crate::enrolment::Entrant;
 use crate::message::Message;
 use crate::namespaces::{NamespaceRule, Namespaces};
 use crate::node::{Inner, Joining, Node};
-use crate::options::{DrainOptions, EngineOptions, Limits, Options, PulseOptions, ServerOptions};
+use crate::options::{
+    DrainOptions, EngineOptions, Limits, OfflineOptions, Options, PulseOptions, ServerOptions,
+};
 use crate::outbox::Outbox;
 use crate::session::Session;
 
@@ -46,8 +49,9 @@ impl Rig {
             failing: Mutex::default(),
             unanswered: Mutex::default(),
         });
+        let offline = exchange.offline(id.clone(), incarnation.clone(), Quotas::default());
         let broker = exchange.join(id, incarnation, joining.subscriber());
-        let node = joining.start(broker, Arc::clone(&registry) as _, PATIENCE).await.unwrap();
+        let node = joining.start(broker, Arc::clone(&registry) as _, offline, PATIENCE).await.unwrap();
         Self { node, registry }
     }
 
@@ -71,7 +75,9 @@ impl Rig {
             },
         };
         let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
-        let Ok(enrolled) = node.enrol(entrant, &outbox, node.pulse.lapse()).await else { panic!("{user} is turned away") };
+        let Ok(enrolled) = node.enrol(entrant, &outbox, node.pulse.lapse()).await else {
+            panic!("{user} is turned away")
+        };
         node.connect(0, &outbox, Parser::Text, &Message::engine("40"), enrolled)
     }
 
@@ -127,6 +133,7 @@ fn options(name: &str) -> Options {
             lease_renew: Duration::from_millis(50),
             hold: Duration::from_secs(10),
         },
+        offline: OfflineOptions { message_bytes_max: 1 << 16, window: 32, quotas: Quotas::default() },
         drain: DrainOptions { timeout: Duration::from_secs(1), connections_per_second: 0 },
         version: "test".to_owned(),
         revision: "test".to_owned(),

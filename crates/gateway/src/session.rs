@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tidegate_core::offline::Holder;
 use tidegate_core::registry::{self, Evicted, Gone, OnDuplicate, Place, Policy, Stay, Transport};
 use tidegate_core::{Broker, ClaimId, DisconnectReason, Namespace, NodeId, Room, SessionId, Topic};
 use tidegate_protocol::socketio::Parser;
 
 use crate::auth::{EXPIRY_LEEWAY_S, Identity};
+use crate::inbox::Inbox;
 use crate::interest::Interest;
 use crate::metrics::NamespaceMetrics;
 use crate::namespaces::Operations;
@@ -21,6 +23,8 @@ pub(crate) struct Rule {
     pub(crate) on_duplicate: OnDuplicate,
     /// Whether who is here is told and can be asked.
     pub(crate) presence: bool,
+    /// Whether users have durable messages.
+    pub(crate) offline: bool,
     pub(crate) metrics: Arc<NamespaceMetrics>,
 }
 
@@ -52,6 +56,9 @@ pub(crate) struct Session {
     pub(crate) connected_at_ms: u64,
     /// The last sign of life by `heartbeat`, in Unix milliseconds; 0 before the first.
     pub(crate) seen_at_ms: AtomicU64,
+    /// Whether it has said, or is saying, that it is ready for durable messages.
+    pub(crate) ready: AtomicBool,
+    pub(crate) inbox: Inbox,
     /// Something that was said to it while its node was deaf was not kept for it.
     missed: AtomicBool,
     over: AtomicBool,
@@ -104,6 +111,8 @@ impl Session {
             holding,
             connected_at_ms,
             seen_at_ms: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+            inbox: Inbox::default(),
             missed: AtomicBool::new(false),
             over: AtomicBool::new(false),
             life: Mutex::default(),
@@ -222,7 +231,13 @@ impl Session {
             transport: self.transport(),
             policy: self.rule.policy,
             on_duplicate: self.rule.on_duplicate,
+            ready: self.ready.load(Ordering::Acquire),
         })
+    }
+
+    /// The session as the owner of its inbox; anonymous sessions have none.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        Some(Holder { place: self.place()?, session: self.id, claim: self.holding?.claim })
     }
 
     pub(crate) fn gone(&self) -> Option<Gone> {

@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use redis::RedisError;
 use tidegate_core::broker::{ANSWER_REFUSED, Done, Error, PulseError};
+use tidegate_core::offline::Quotas;
 use tidegate_core::registry::Vitals;
 use tidegate_core::{
-    Answer, Asker, Broker, ClaimId, Namespace, NodeId, Publication, Request, SessionId, SessionRegistry,
-    Subscriber, Topic, ids,
+    Answer, Asker, Broker, ClaimId, Namespace, NodeId, OfflineStore, Publication, Request, SessionId,
+    SessionRegistry, Subscriber, Topic, ids,
 };
 use tidegate_msgpack::write;
 use tokio::sync::watch;
@@ -23,9 +24,11 @@ use crate::inbound::{self, Standing};
 use crate::keys::{self, Keys};
 use crate::lease::Lease;
 use crate::node_message::NodeMessage;
+use crate::offline::{Inboxes, Offline};
 use crate::options::{ConnectError, Options};
 use crate::outbound::Outbound;
 use crate::registry::{Learned, Port, Registry};
+use crate::replication::Replication;
 use crate::requests;
 use crate::server::{Backoff, Server, Session, check_version};
 use crate::settling::{self, Settling};
@@ -37,6 +40,7 @@ use crate::subscriptions::{Progress, SubscriptionLink, Subscriptions};
 /// growing pauses, for as long as the broker lives; the [`Subscriber`] is told. [`Broker::close`] must be called to
 /// end the broker's tasks, which hold the subscriber; dropping it ends them, too, but waits for nothing.
 pub struct RedisBroker {
+    server: Arc<Server>,
     keys: Keys,
     node: NodeId,
     /// What this process calls itself in envelopes, as MessagePack.
@@ -145,6 +149,7 @@ impl RedisBroker {
         );
         let lease = Lease::new(&options, &keys, sessions_seen.clone(), Arc::downgrade(&subscriber), learned);
         let broker = Arc::new(Self {
+            server: Arc::clone(&server),
             keys,
             node: options.node.clone(),
             uid,
@@ -182,6 +187,14 @@ impl RedisBroker {
     #[must_use]
     pub fn registry(&self) -> Arc<dyn SessionRegistry> {
         Arc::new(Port(Arc::clone(&self.registry)))
+    }
+
+    /// The offline store on the same server, likewise. What waits for replicas has a pool of connections of its own.
+    #[must_use]
+    pub fn offline(&self, quotas: Quotas) -> Arc<dyn OfflineStore> {
+        let replication = (quotas.wait_replicas > 0)
+            .then(|| Replication::new(Arc::clone(&self.server), self.command_timeout));
+        Arc::new(Offline(Arc::new(Inboxes::new(Arc::clone(&self.registry), quotas, replication))))
     }
 }
 

@@ -30,7 +30,8 @@ const PUBLICATIONS_BYTES_MAX: usize = 32 * 1024 * 1024;
 const PUBLICATION_OVERHEAD: usize = size_of::<Arrived>() + 32;
 
 /// What may wait on the node's channel. A node hears its own pulse there a few times a second, and of evictions:
-/// thousands in a row when its clients come back elsewhere while it is stuck. Each takes some 300 bytes here. Should
+/// thousands in a row when its clients come back elsewhere while it is stuck. Each takes some 300 bytes here; one that
+/// tells of a durable message, up to 4 KiB more. Should
 /// even this many pile up, the node is deaf, and asks the registry about all of its sessions anyway.
 const NODE_MESSAGES_MAX: usize = 16 * 1024;
 
@@ -351,6 +352,7 @@ fn hand_on(
         }
         // Also of an earlier process with this node's id, which is gone: somebody waits to hear so.
         NodeMessage::Evict(evict) => subscriber.evict(evict.eviction()?),
+        NodeMessage::Arrived(arrived) => subscriber.arrived(arrived.arrival()?),
         NodeMessage::Evicted { claim, session } => {
             let claim = ClaimId::parse(&claim).ok_or(Unknown)?;
             subscriber.confirmed(claim, SessionId::parse(&session).ok_or(Unknown)?);

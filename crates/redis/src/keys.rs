@@ -8,6 +8,11 @@
 //! | `{prefix}:{node:ID}:stays:INC` | set | `[namespace, room, user, device, session]`: the rooms its sessions may be in | none | as above |
 //! | `{prefix}:nodes` | hash | incarnation -> an entry of `nodes.rs` | none | the incarnation it names, by `lua/enlist.lua`; whoever takes over from it, by `lua/reap_*.lua`. Deleted when the node stops in good order, else a day after it was taken over |
 //! | `{prefix}:{NS\|USER}:sessions` | hash | session -> a row or a mark of `row.rs` | 24 h from the latest claim, check or refresh: far more than a live session goes without one | `lua/claim.lua` and its neighbours |
+//! | `{prefix}:{NS\|USER}:inbox` | stream | `x` when it expires (Unix ms), `m` a message of `inbox.rs` | `offline.age_max` and an hour from the latest message; an hour when it is empty | `lua/send.lua` and its neighbours |
+//! | `{prefix}:{NS\|USER}:inbox:known` | hash | `bytes`, `last`, `aged`, `timed`: what `lua/inbox.lua` knows about it | as above | as above |
+//! | `{prefix}:{NS\|USER}:inbox:timed` | sorted set | serials of messages that expire before their time, by when (Unix ms) | as above; gone with the last message | as above |
+//! | `{prefix}:{NS\|USER}:id:SENDER\|ID` | string | the serial of the first message with this idempotency key | `offline.id_ttl` | `lua/send.lua` |
+//! | `{prefix}:{NS\|USER}:attempts` | string | what the user has sent in this minute | the minute | `lua/token.lua` |
 //! | `{prefix}:{NS\|BUCKET}:rooms` | hash | room -> how many users are in it | none | `lua/enter.lua`, `lua/depart.lua` |
 //! | `{prefix}:{NS\|BUCKET}:room:ROOM` | hash | user -> `[session, device, node, entered (Unix ms), ...]`, four for each of its sessions there | none | as above |
 //! | `{adapter_prefix}#NS#` | channel | an adapter envelope, for no room or several | - | subscribed by nodes with a session in the namespace |
@@ -19,7 +24,7 @@
 //! `{prefix}` and `{adapter_prefix}` are placeholders. The other braces are sent: they are the hash tags of Redis
 //! Cluster, so that what one script touches is in one slot. A prefix with braces of its own would end that. ID is a
 //! node's id and INC an incarnation, neither of which can hold a brace; NS is a namespace and USER a user, in which
-//! `%`, `|`, `{` and `}` are written as in a URL; BUCKET is 0 to 15, by the room's name.
+//! `%`, `|`, `{` and `}` are written as in a URL; SENDER is a user likewise, nothing for the operator, and ID as it is; BUCKET is 0 to 15, by the room's name.
 //!
 //! The adapter's channels are those of `@socket.io/redis-adapter` 8.3, with all names as they are; UID is what a
 //! process calls itself there.
@@ -92,8 +97,27 @@ impl Keys {
     }
 
     pub(crate) fn place(&self, place: &Place) -> String {
+        self.of_place(place, "sessions")
+    }
+
+    /// The key of one thing that belongs to a place, in its slot.
+    fn of_place(&self, place: &Place, what: &str) -> String {
         let (namespace, user) = (escaped(place.namespace.as_str()), escaped(&place.user));
-        format!("{}:{{{namespace}|{user}}}:sessions", self.prefix)
+        format!("{}:{{{namespace}|{user}}}:{what}", self.prefix)
+    }
+
+    /// The keys of an inbox, as the scripts of `lua/inbox.lua` want them.
+    pub(crate) fn inbox(&self, place: &Place) -> [String; 4] {
+        ["sessions", "inbox", "inbox:known", "inbox:timed"].map(|what| self.of_place(place, what))
+    }
+
+    pub(crate) fn idempotency(&self, place: &Place, sender: Option<&str>, id: &str) -> String {
+        let sender = sender.map_or_else(Cow::default, escaped);
+        self.of_place(place, &format!("id:{sender}|{id}"))
+    }
+
+    pub(crate) fn attempts(&self, place: &Place) -> String {
+        self.of_place(place, "attempts")
     }
 
     pub(crate) fn rooms(&self, namespace: &Namespace, bucket: u32) -> String {

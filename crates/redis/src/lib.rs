@@ -15,6 +15,8 @@
 //! - `node_message`: what nodes say on their own channels.
 //! - `registry`: the session registry; `places`: the sessions of users; `presence`: who is in which room; `nodes`: the
 //!   list of nodes; `reaper`: taking over from dead ones.
+//! - `offline`: the offline store; `inbox`: what it holds for a message; `replication`: the connections of writes that wait
+//!   for replicas.
 //! - `row`, `index`, `packed`: the forms in which these are stored; `scripts`: how they get there.
 //! - `settling`: how long claims wait after Redis may have lost some.
 //!
@@ -25,11 +27,13 @@ pub mod adapter;
 mod broker;
 mod commands;
 mod inbound;
+mod inbox;
 mod index;
 mod keys;
 mod lease;
 mod node_message;
 mod nodes;
+mod offline;
 mod options;
 mod outbound;
 mod packed;
@@ -37,6 +41,7 @@ mod places;
 mod presence;
 mod reaper;
 mod registry;
+mod replication;
 pub mod requests;
 mod row;
 mod scripts;

@@ -6,9 +6,11 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use tidegate_core::offline::{Arrival, Serial};
 use tidegate_core::registry::{By, EvictReason, Evicted, Eviction};
 use tidegate_core::{ClaimId, Namespace, NodeId, SessionId};
 
+use crate::inbox;
 use crate::packed;
 
 /// The version that is written, and the only one that is read.
@@ -27,6 +29,8 @@ pub(crate) enum NodeMessage<'a> {
     },
     /// A session of the node lost its place, published by the script that took it away; see `lua/place.lua`.
     Evict(#[serde(borrow)] Evict<'a>),
+    /// A message was stored for sessions of the node that are ready, published by `lua/send.lua`.
+    Arrived(#[serde(borrow)] Arrived<'a>),
     /// A session that the node waited for is silent.
     Evicted {
         /// What the node calls its wait.
@@ -55,6 +59,22 @@ pub(crate) struct Evict<'a> {
     confirm_node: Cow<'a, str>,
     #[serde(borrow)]
     confirm_claim: Raw<'a>,
+}
+
+/// An [`Arrival`] as scripts write it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Arrived<'a> {
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    sessions: Vec<Cow<'a, str>>,
+    #[serde(borrow)]
+    before: Cow<'a, str>,
+    #[serde(borrow)]
+    serial: Cow<'a, str>,
+    /// See `inbox.rs`.
+    #[serde(borrow, default)]
+    message: Option<Raw<'a>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +175,23 @@ impl Evict<'_> {
             })
         };
         read().ok_or(Unknown)
+    }
+}
+
+impl Arrived<'_> {
+    /// What it says, if every word of it has a meaning here. A message that cannot be read is left to be read from the
+    /// inbox, where that is noticed.
+    pub(crate) fn arrival(&self) -> Result<Arrival, Unknown> {
+        let serial = Serial::parse(&self.serial).ok_or(Unknown)?;
+        let sessions: Option<Vec<_>> =
+            self.sessions.iter().map(|session| SessionId::parse(session)).collect();
+        Ok(Arrival {
+            namespace: Namespace::from(&*self.namespace),
+            sessions: sessions.ok_or(Unknown)?,
+            before: Serial::parse(&self.before).ok_or(Unknown)?,
+            serial,
+            message: self.message.as_ref().and_then(|raw| inbox::decode(serial, raw.0.to_vec())),
+        })
     }
 }
 

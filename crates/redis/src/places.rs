@@ -199,7 +199,7 @@ impl Registry {
         self.add_asker(&mut command, &claim.place, &claim.id);
         command
             .arg(claim.session.as_str())
-            .arg(row::kind(claim.transport))
+            .arg(row::kind_of(claim.transport, claim.ready))
             .arg(&*claim.device)
             .arg(packed::pack_incarnation(&self.incarnation))
             .arg(u64::try_from(self.fence_after.as_millis()).unwrap_or(u64::MAX));

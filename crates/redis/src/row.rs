@@ -5,7 +5,7 @@
 //!
 //! | | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|
-//! | row | 0 polling, 1 websocket | claim | epoch | device | node | incarnation | `fence_after` in ms | last sign of life, in ms after the epoch | vouched for, in Unix ms; may be missing | | |
+//! | row | 0 polling, 1 websocket; 4 more once it is ready for durable messages | claim | epoch | device | node | incarnation | `fence_after` in ms | last sign of life, in ms after the epoch | vouched for, in Unix ms; may be missing | | |
 //! | mark | 2 | claim | epoch | node | `fence_after` in ms | reason: 0 replaced, 1 kicked | when, in Unix ms | the winner's claim | its device | its node | its epoch |
 //!
 //! A mark ends after the time when nobody came in its place. It stays until its node has released the session, or a day. Claims and incarnations are packed (`packed.rs`).
@@ -21,12 +21,20 @@ use tidegate_msgpack::{Reader, Token};
 
 use crate::packed;
 
-/// The first element of a row. A mark has 2 there.
+/// What a row that is ready for durable messages has more in its first element.
+const READY: u8 = 4;
+
+/// The first element of a row that is not ready. A mark has 2 there.
 pub(crate) const fn kind(transport: Transport) -> u8 {
     match transport {
         Transport::Polling => 0,
         Transport::WebSocket => 1,
     }
+}
+
+/// The first element of a row.
+pub(crate) const fn kind_of(transport: Transport, ready: bool) -> u8 {
+    kind(transport) + if ready { READY } else { 0 }
 }
 
 /// What a mark calls a reason.
@@ -46,8 +54,8 @@ pub(crate) fn row(session: &[u8], value: &[u8]) -> Option<Row> {
         return None;
     }
     let transport = match reader.uint().ok()? {
-        0 => Transport::Polling,
-        1 => Transport::WebSocket,
+        0 | 4 => Transport::Polling,
+        1 | 5 => Transport::WebSocket,
         _ => return None,
     };
     let claim = packed::unpack_claim(bytes(&mut reader)?)?;
@@ -91,10 +99,10 @@ mod tests {
     use super::*;
 
     /// As `lua/claim.lua` writes it; `vouched` comes to it by `lua/check.lua`.
-    fn encode(row: &Row, fence_after_ms: u64, vouched: Option<u64>) -> Vec<u8> {
+    fn encode(row: &Row, ready: bool, fence_after_ms: u64, vouched: Option<u64>) -> Vec<u8> {
         let mut out = Vec::new();
         write::array(&mut out, if vouched.is_some() { 9 } else { 8 });
-        write::uint(&mut out, u64::from(kind(row.transport)));
+        write::uint(&mut out, u64::from(kind_of(row.transport, ready)));
         write::str_bytes(&mut out, &packed::pack_claim(&row.claim));
         write::uint(&mut out, row.epoch);
         write::str(&mut out, &row.device);
@@ -134,8 +142,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_are_read_again(live in live(), fence_after_ms: u64, vouched: Option<u64>) {
-            let value = encode(&live, fence_after_ms, vouched);
+        fn rows_are_read_again(live in live(), ready: bool, fence_after_ms: u64, vouched: Option<u64>) {
+            let value = encode(&live, ready, fence_after_ms, vouched);
             prop_assert_eq!(row(live.session.as_str().as_bytes(), &value), Some(live));
         }
 
@@ -146,7 +154,7 @@ mod tests {
 
         #[test]
         fn any_damage_is_survived(live in live(), at: prop::sample::Index, byte: u8) {
-            let mut value = encode(&live, 1000, None);
+            let mut value = encode(&live, false, 1000, None);
             let at = at.index(value.len());
             value[at] = byte;
             let _ = row(live.session.as_str().as_bytes(), &value);
@@ -166,9 +174,9 @@ mod tests {
             transport: Transport::WebSocket,
             seen_at_ms: 1_790_000_000_123,
         };
-        assert_eq!(encode(&connected, 1000, None).len(), 60);
+        assert_eq!(encode(&connected, true, 1000, None).len(), 60);
         let a_day_later = Row { seen_at_ms: connected.epoch + 24 * 60 * 60 * 1000, ..connected };
-        assert_eq!(encode(&a_day_later, 1000, None).len(), 64);
+        assert_eq!(encode(&a_day_later, true, 1000, None).len(), 64);
     }
 
     #[test]

@@ -35,9 +35,12 @@ impl Verb {
     }
 
     /// The command that carries it out on `keys`; its arguments are still to be added.
-    pub(crate) fn on(&self, keys: &[&str]) -> Cmd {
+    pub(crate) fn on<K: AsRef<str>>(&self, keys: &[K]) -> Cmd {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.hash).arg(keys.len()).arg(keys);
+        command.arg(&self.hash).arg(keys.len());
+        for key in keys {
+            command.arg(key.as_ref());
+        }
         command
     }
 }
@@ -54,11 +57,19 @@ pub(crate) struct Verbs {
     pub(crate) enlist: Verb,
     pub(crate) reap_begin: Verb,
     pub(crate) reap_end: Verb,
+    pub(crate) token: Verb,
+    pub(crate) send: Verb,
+    pub(crate) open: Verb,
+    pub(crate) read: Verb,
+    pub(crate) settle: Verb,
+    pub(crate) stored: Verb,
+    pub(crate) clear: Verb,
 }
 
 impl Verbs {
     fn new() -> Self {
         let place = include_str!("lua/place.lua");
+        let inbox = include_str!("lua/inbox.lua");
         Self {
             claim: Verb::new(&[place, include_str!("lua/claim.lua")]),
             check: Verb::new(&[place, include_str!("lua/check.lua")]),
@@ -70,12 +81,25 @@ impl Verbs {
             enlist: Verb::new(&[include_str!("lua/enlist.lua")]),
             reap_begin: Verb::new(&[include_str!("lua/reap_begin.lua")]),
             reap_end: Verb::new(&[include_str!("lua/reap_end.lua")]),
+            token: Verb::new(&[include_str!("lua/token.lua")]),
+            send: Verb::new(&[inbox, include_str!("lua/send.lua")]),
+            open: Verb::new(&[inbox, include_str!("lua/open.lua")]),
+            read: Verb::new(&[inbox, include_str!("lua/read.lua")]),
+            settle: Verb::new(&[inbox, include_str!("lua/settle.lua")]),
+            stored: Verb::new(&[inbox, include_str!("lua/stored.lua")]),
+            clear: Verb::new(&[inbox, include_str!("lua/clear.lua")]),
         }
     }
 
-    fn all(&self) -> [&Verb; 10] {
-        let Self { claim, check, kick, refresh, release, enter, depart, enlist, reap_begin, reap_end } = self;
-        [claim, check, kick, refresh, release, enter, depart, enlist, reap_begin, reap_end]
+    fn all(&self) -> [&Verb; 17] {
+        let Self {
+            claim, check, kick, refresh, release, enter, depart, enlist, reap_begin, reap_end, ..
+        } = self;
+        let Self { token, send, open, read, settle, stored, clear, .. } = self;
+        [
+            claim, check, kick, refresh, release, enter, depart, enlist, reap_begin, reap_end, token, send,
+            open, read, settle, stored, clear,
+        ]
     }
 }
 
@@ -223,12 +247,12 @@ async fn send<'a>(
     session.connection.clone().send_packed_commands(&pipeline, 0, pipeline.len()).await
 }
 
-fn load(verb: &Verb) -> Cmd {
+pub(crate) fn load(verb: &Verb) -> Cmd {
     let mut command = redis::cmd("SCRIPT");
     command.arg("LOAD").arg(&verb.code);
     command
 }
 
-fn is_unknown_script(answer: &Value) -> bool {
+pub(crate) fn is_unknown_script(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisError};
+use redis::{AsyncConnectionConfig, ConnectionInfo, ProtocolVersion, PushInfo, RedisError};
 use tokio_util::sync::CancellationToken;
 
 use crate::keys;
@@ -70,12 +70,8 @@ impl Server {
         &self.masked
     }
 
-    /// Resolves the name, or asks the sentinels, and connects, once. `on_push` sees what the server sends unasked, and must not block.
-    pub(crate) async fn open(
-        &self,
-        role: Role,
-        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    /// Where to connect to now, as the sentinels say if there are any, and how.
+    pub(crate) async fn info(&self, role: Role) -> Result<ConnectionInfo, RedisError> {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         let mut tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         if role == Role::Commands {
@@ -87,7 +83,16 @@ impl Server {
         if let Some(sentinels) = &self.target.sentinels {
             info = info.set_addr(sentinels.master(self.attempt_timeout).await?);
         }
-        let client = redis::Client::open(info)?;
+        Ok(info)
+    }
+
+    /// Connects, once. `on_push` sees what the server sends unasked, and must not block.
+    pub(crate) async fn open(
+        &self,
+        role: Role,
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let client = redis::Client::open(self.info(role).await?)?;
         // Commands are timed by their callers, who know what each is worth waiting for.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.attempt_timeout))

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidegate_core::broker::{Done, Error, PulseError};
+use tidegate_core::offline::Arrival;
 use tidegate_core::registry::{Eviction, Vitals};
 use tidegate_core::{
     Answer, Broker, ClaimId, Flags, Namespace, NodeId, Publication, Request, RequestId, Room, Rooms,
@@ -60,6 +61,8 @@ pub enum Event {
     Pulse(u64, u64),
     /// A session of this node lost its place.
     Evict(Eviction),
+    /// A message was stored for sessions of this node.
+    Arrived(Arrival),
     /// A session of another node is silent.
     Confirmed(ClaimId, SessionId),
     /// Something was dropped, for this reason.
@@ -213,6 +216,10 @@ impl Subscriber for Recorder {
 
     fn evict(&self, eviction: Eviction) {
         self.record(Event::Evict(eviction));
+    }
+
+    fn arrived(&self, arrival: Arrival) {
+        self.record(Event::Arrived(arrival));
     }
 
     fn confirmed(&self, claim: ClaimId, session: SessionId) {

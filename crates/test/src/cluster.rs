@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use tidegate_client::{Client, Event, Parser, Signal, Socket, Transports, Value};
 use tidegate_core::memory::Exchange;
+use tidegate_core::offline::Quotas;
 use tidegate_core::{Broker, Incarnation, NodeId};
 use tidegate_gateway::auth::Authenticator;
 use tidegate_gateway::namespaces::Namespaces;
 use tidegate_gateway::{
-    DrainOptions, EngineOptions, Joining, Limits, Node, Options, PulseOptions, ServerOptions, StartError,
+    DrainOptions, EngineOptions, Joining, Limits, Node, OfflineOptions, Options, PulseOptions, ServerOptions,
+    StartError,
 };
 use tidegate_redis::RedisBroker;
 use tokio::net::TcpListener;
@@ -124,6 +126,7 @@ pub fn options(name: &str) -> Options {
             lease_renew: Duration::from_millis(200),
             hold: Duration::from_secs(10),
         },
+        offline: OfflineOptions { message_bytes_max: 65_536, window: 32, quotas: Quotas::default() },
         drain: DrainOptions { timeout: Duration::from_secs(10), connections_per_second: 0 },
         version: "test".to_owned(),
         revision: "test".to_owned(),
@@ -198,17 +201,19 @@ impl Cluster {
             incarnation: options.incarnation.clone(),
             ..tidegate_redis::Options::new(url, id.clone())
         });
+        let quotas = options.offline.quotas;
         let joining = Joining::new(options, SHARDS)?;
         let subscriber = joining.subscriber();
-        let (broker, registry): (Arc<dyn Broker>, _) = if let Some(redis) = redis {
+        let (broker, registry, offline): (Arc<dyn Broker>, _, _) = if let Some(redis) = redis {
             let broker = RedisBroker::connect(redis, subscriber).await.expect("the server is up");
-            let registry = broker.registry();
-            (broker, registry)
+            let (registry, offline) = (broker.registry(), broker.offline(quotas));
+            (broker, registry, offline)
         } else {
             let registry = self.exchange.registry(id.clone(), incarnation.clone(), fence_after);
-            (self.exchange.join(id, incarnation, subscriber), registry)
+            let offline = self.exchange.offline(id.clone(), incarnation.clone(), quotas);
+            (self.exchange.join(id, incarnation, subscriber), registry, offline)
         };
-        let node = joining.start(broker, registry, PATIENCE).await?;
+        let node = joining.start(broker, registry, offline, PATIENCE).await?;
         Ok(self.serve(node, listener))
     }
 
@@ -228,10 +233,12 @@ impl Cluster {
         assert!(self.url.is_none(), "lies are told about the exchange in memory");
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let fence_after = options.pulse.fence_after;
+        let quotas = options.offline.quotas;
         let joining = Joining::new(options, SHARDS)?;
         let registry = self.exchange.registry(id.clone(), incarnation.clone(), fence_after);
+        let offline = self.exchange.offline(id.clone(), incarnation.clone(), quotas);
         let broker = lies.join(&self.exchange, id, incarnation, joining.subscriber());
-        let node = joining.start(broker, registry, limit).await?;
+        let node = joining.start(broker, registry, offline, limit).await?;
         Ok(self.serve(node, any_port().await))
     }
 

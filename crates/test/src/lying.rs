@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tidegate_core::broker::{Done, Error, PulseError};
 use tidegate_core::memory::Exchange;
+use tidegate_core::offline::Arrival;
 use tidegate_core::registry::{Eviction, Vitals};
 use tidegate_core::{
     Answer, Asker, Broker, ClaimId, Incarnation, Namespace, NodeId, Publication, Request, RequestId,
@@ -44,6 +45,9 @@ struct State {
     drops_evictions: bool,
     /// How many evictions were dropped.
     evictions_dropped: usize,
+    drops_arrivals: bool,
+    /// How many arrivals of durable messages were dropped.
+    arrivals_dropped: usize,
     subscribing: Subscribing,
     /// Calls that wait for a word.
     held: usize,
@@ -124,6 +128,17 @@ impl Lies {
     #[must_use]
     pub fn evictions_dropped(&self) -> usize {
         self.0.borrow().evictions_dropped
+    }
+
+    /// Whether the node is not told of durable messages.
+    pub fn drop_arrivals(&self, drop: bool) {
+        self.0.send_modify(|state| state.drops_arrivals = drop);
+    }
+
+    /// How many durable messages the node was not told of.
+    #[must_use]
+    pub fn arrivals_dropped(&self) -> usize {
+        self.0.borrow().arrivals_dropped
     }
 
     /// What becomes of subscriptions, those that are held included.
@@ -211,6 +226,17 @@ impl Subscriber for Ear {
         });
         if !dropped {
             self.node.evict(eviction);
+        }
+    }
+
+    fn arrived(&self, arrival: Arrival) {
+        let mut dropped = false;
+        self.lies.0.send_modify(|state| {
+            dropped = state.drops_arrivals;
+            state.arrivals_dropped += usize::from(dropped);
+        });
+        if !dropped {
+            self.node.arrived(arrival);
         }
     }
 

@@ -13,7 +13,9 @@ use tidegate_msgpack::{Reader, write};
 use tidegate_redis::{Options, RedisBroker};
 use tidegate_test::broker_suite::Recorder;
 use tidegate_test::redis_server::RedisServer;
-use tidegate_test::registry_suite::{ANNOUNCE, Node, PATIENCE, claim, fence_after, passed, place, unix_ms};
+use tidegate_test::registry_suite::{
+    ANNOUNCE, Node, PATIENCE, Stores, claim, fence_after, passed, place, unix_ms,
+};
 
 /// Further ahead than any test lasts.
 const LATER_MS: u64 = 3_600_000;
@@ -29,7 +31,9 @@ async fn join(server: &RedisServer, name: &str) -> Node {
     let recorder = Arc::new(Recorder::default());
     let incarnation = options.incarnation.clone();
     let broker = RedisBroker::connect(options, Arc::clone(&recorder) as Arc<dyn Subscriber>).await.unwrap();
-    let node = Node { registry: broker.registry(), broker, recorder, node, incarnation };
+    let store = Arc::clone(&broker);
+    let stores = Stores(Arc::new(move |quotas| store.offline(quotas)));
+    let node = Node { registry: broker.registry(), stores, broker, recorder, node, incarnation };
     node.pulse().await;
     node.registry.tend(None).await.unwrap();
     node

@@ -157,9 +157,11 @@ async fn a_node_that_takes_over_from_another_still_recovers_from_its_own_deafnes
     let joining = Joining::new(quick, 2).unwrap();
     let reaping = Arc::new(Notify::new());
     let truth = exchange.registry(id.clone(), incarnation.clone(), fence_after);
+    let offline =
+        exchange.offline(id.clone(), incarnation.clone(), tidegate_core::offline::Quotas::default());
     let registry = Arc::new(Stuck { truth, reaping: Arc::clone(&reaping) });
     let broker = lies.join(&exchange, id, incarnation, joining.subscriber());
-    let node = joining.start(broker, registry, PATIENCE).await.unwrap();
+    let node = joining.start(broker, registry, offline, PATIENCE).await.unwrap();
     within("it to take over from others", reaping.notified()).await;
 
     lies.lost();

@@ -6,8 +6,11 @@
 //! subscriber that publishes from within a delivery cannot deadlock.
 //!
 //! The [`SessionRegistry`] port is a table behind the same lock: `places` says who holds a place, `presence` who is
-//! in a room, `registry` tells the nodes through their inboxes (`seats`), in one order with their pulses.
+//! in a room, `registry` tells the nodes through their inboxes (`seats`), in one order with their pulses. The
+//! [`OfflineStore`](crate::OfflineStore) port (`offline`) stands beside it: `inboxes` holds what waits for users.
 
+mod inboxes;
+mod offline;
 mod places;
 mod presence;
 mod registry;
@@ -21,6 +24,7 @@ use foldhash::quality::RandomState;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
 
+use self::inboxes::Inboxes;
 use self::places::{Home, Places};
 use self::presence::Presence;
 use self::registry::{Nodes, Register, unix_ms};
@@ -46,6 +50,7 @@ struct State {
     nodes: Nodes,
     places: Places,
     presence: Presence,
+    inboxes: Inboxes,
 }
 
 /// It needs no end of its own: whoever holds it lives in this process until its broker closes.
@@ -124,6 +129,7 @@ impl Exchange {
                 Item::Answered(id, from, answer) => subscriber.answered(id, Some(from), answer),
                 Item::Pulse(number) => subscriber.pulse(number, GENERATION),
                 Item::Evict(eviction) => subscriber.evict(eviction),
+                Item::Arrived(arrival) => subscriber.arrived(arrival),
                 Item::Confirmed(claim, session) => subscriber.confirmed(claim, session),
             }
         }
@@ -329,6 +335,7 @@ mod tests {
         fn lost(&self) {}
         fn pulse(&self, _: u64, _: u64) {}
         fn evict(&self, _: crate::registry::Eviction) {}
+        fn arrived(&self, _: crate::offline::Arrival) {}
         fn confirmed(&self, _: ClaimId, _: SessionId) {}
         fn dropped(&self, _: &'static str) {}
         fn observe(&self, _: &'static str, _: Duration) {}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 
 use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
+use crate::offline::{Holder, HolderError};
 use crate::registry::{
     By, Claim, ClaimError, Claimed, Displaced, EvictReason, Evicted, Eviction, Gone, OnDuplicate, Place,
     Policy, Refresh, Row, Verdict,
@@ -32,6 +33,8 @@ pub(super) type Told = (NodeId, Eviction);
 
 struct Entry {
     row: Row,
+    /// Whether it is ready for durable messages.
+    ready: bool,
     fence_after: Duration,
     /// Set once the session has lost its place.
     mark: Option<Mark>,
@@ -80,7 +83,7 @@ impl Places {
         told.extend(displaced.map(|at| entries[*at].displace(&claim.place, &row, now_ms)));
         let answer = claimed(entries, claim, epoch, now_ms);
         entries.retain(|entry| entry.row.session != claim.session);
-        entries.push(Entry { row, fence_after: home.fence_after, mark: None });
+        entries.push(Entry { row, ready: claim.ready, fence_after: home.fence_after, mark: None });
         Ok((answer, told))
     }
 
@@ -126,7 +129,7 @@ impl Places {
             // Marked like everybody who loses: its next check must not find the place free and take it.
             let winner = newest.map(|row| row.claim);
             let mark = Some(Mark { evicted: evicted.clone(), winner, at_ms: now_ms });
-            entries.push(Entry { row, fence_after, mark });
+            entries.push(Entry { row, ready: held.ready, fence_after, mark });
             return (Verdict::Evicted(evicted), Vec::new());
         }
         if !restore {
@@ -135,7 +138,7 @@ impl Places {
         let excess = rivals.len().saturating_sub(beside);
         let displaced = rivals[..excess].iter();
         let told = displaced.map(|at| entries[*at].displace(&held.place, &row, now_ms)).collect();
-        entries.push(Entry { row, fence_after, mark: None });
+        entries.push(Entry { row, ready: held.ready, fence_after, mark: None });
         (Verdict::Restored, told)
     }
 
@@ -190,6 +193,33 @@ impl Places {
             // A session has been seen when it claimed, whatever its node has heard since.
             entry.row.seen_at_ms = changed.seen_at_ms.max(entry.row.epoch);
         }
+    }
+
+    /// Whether the holder's claim holds its place.
+    pub(super) fn holds(&self, holder: &Holder) -> Result<(), HolderError> {
+        let mut entries = self.0.get(&holder.place).into_iter().flatten();
+        match entries.find(|entry| entry.row.session == holder.session) {
+            Some(entry) if entry.mark.is_none() && entry.row.claim == holder.claim => Ok(()),
+            Some(_) => Err(HolderError::Displaced),
+            None => Err(HolderError::Absent),
+        }
+    }
+
+    /// Makes the holder ready.
+    pub(super) fn open(&mut self, holder: &Holder) -> Result<(), HolderError> {
+        self.holds(holder)?;
+        let entries = self.0.get_mut(&holder.place).into_iter().flatten();
+        for entry in entries.filter(|entry| entry.is(holder.session, holder.claim)) {
+            entry.ready = true;
+        }
+        Ok(())
+    }
+
+    /// The live sessions of a place that are ready, and their nodes.
+    pub(super) fn ready(&self, place: &Place) -> Vec<(NodeId, SessionId)> {
+        let entries = self.0.get(place).into_iter().flatten();
+        let ready = entries.filter(|entry| entry.ready && entry.mark.is_none());
+        ready.map(|entry| (entry.row.node.clone(), entry.row.session)).collect()
     }
 
     /// See [`SessionRegistry::find`](crate::SessionRegistry::find).

@@ -294,6 +294,7 @@ mod tests {
             let (to, claim) = eviction.confirm;
             self.broker.get().unwrap().confirm(to, claim, eviction.session);
         }
+        fn arrived(&self, _: crate::offline::Arrival) {}
         fn confirmed(&self, _: ClaimId, session: SessionId) {
             self.confirmed.lock().push(session);
         }
@@ -330,6 +331,7 @@ mod tests {
             transport: Transport::WebSocket,
             policy: Policy::PerDevice,
             on_duplicate: OnDuplicate::Replace,
+            ready: false,
         }
     }
 

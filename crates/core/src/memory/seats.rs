@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use crate::broker::{Error, Subscriber};
 use crate::ids::{ClaimId, Incarnation, Namespace, NodeId, RequestId, SessionId};
+use crate::offline::Arrival;
 use crate::publication::{Publication, Topic};
 use crate::registry::Eviction;
 use crate::request::{Answer, Request};
@@ -32,6 +33,7 @@ pub(super) enum Item {
     Answered(RequestId, NodeId, Answer),
     Pulse(u64),
     Evict(Eviction),
+    Arrived(Arrival),
     Confirmed(ClaimId, SessionId),
 }
 
@@ -41,7 +43,7 @@ impl Item {
             Self::Publication(publication) => publication.weight(),
             Self::Request(request) => request.weight(),
             Self::Answered(_, _, answer) => answer.weight(),
-            Self::Pulse(_) | Self::Evict(_) | Self::Confirmed(..) => 0,
+            Self::Pulse(_) | Self::Evict(_) | Self::Arrived(_) | Self::Confirmed(..) => 0,
         }
     }
 }

@@ -30,6 +30,7 @@ impl Connection {
         self.outbox.close(reason);
         self.busy = None;
         self.deferred = None;
+        self.errand = None;
         self.link.close_requests();
         for session in std::mem::take(&mut self.sessions) {
             self.node.disconnect(&session, reason);

@@ -1,11 +1,12 @@
 //! A connection's life, on whichever transport: one task, one loop, one exit.
 //!
-//! Layout: this file holds the loop and the deadlines, `input` what arrives, `packet` what it means, `ending` the
-//! exit. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and no timer
+//! Layout: this file holds the loop and the deadlines, `input` what arrives, `packet` what it means, `courier` what is
+//! fetched from inboxes, `ending` the exit. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and no timer
 //! of its own: it waits for its socket, its outbox and, while polling, for its requests.
 //!
 //! Architecture Invariant: all undoing hangs on the one exit of [`Connection::run`].
 
+mod courier;
 mod ending;
 mod input;
 mod packet;
@@ -91,6 +92,10 @@ pub(crate) struct Connection {
     busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
     /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
     deferred: Option<Box<Packet>>,
+    /// What is being read from an inbox.
+    errand: Option<courier::Errand>,
+    /// There may be something for the courier to do.
+    has_news: bool,
     _admitted: Admitted,
 }
 
@@ -147,6 +152,8 @@ impl Connection {
             ended: Vec::new(),
             busy: None,
             deferred: None,
+            errand: None,
+            has_news: false,
             node,
             outbox,
             id,
@@ -164,6 +171,7 @@ impl Connection {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
         self.outbox.register(context);
         self.turn = MESSAGES_PER_TURN;
+        self.poll_courier(context);
         while self.turn > 0 {
             self.turn -= 1;
             if let Some(reason) = self.outbox.closed() {
@@ -175,6 +183,9 @@ impl Connection {
                 return Poll::Ready(exit);
             }
             self.outbox.poll_flush(context);
+            if self.errand.is_none() && (self.has_news || self.outbox.has_news()) {
+                self.poll_courier(context);
+            }
             let progress = if let Some(busy) = &mut self.busy {
                 let Poll::Ready(resume) = busy.as_mut().poll(context) else { return Poll::Pending };
                 self.busy = None;

@@ -264,10 +264,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Passes an acknowledgement on to the server that asked for it. One that nobody waits for is ignored, and so is one
+    /// Settles a durable message, or passes an acknowledgement on to the server that asked for it. One that nobody waits for is ignored, and so is one
     /// of a client that may have been displaced unheard.
     fn on_acknowledgement(&mut self, index: usize, id: u64, data: &[u8]) {
         let session = &self.sessions[index];
+        if let Some(serial) = session.inbox.acknowledged(id) {
+            // Also by a node that is deaf: what it settles is compared with the claim, and there may be room for more.
+            self.node.registrar.settle(session, vec![serial]);
+            self.has_news = true;
+            return;
+        }
         if self.node.pulse.check(Instant::now()).is_err() {
             return;
         }

@@ -140,6 +140,7 @@ impl Node {
             policy: Policy::PerDevice,
             on_duplicate: OnDuplicate::Replace,
             presence: false,
+            offline: true,
             metrics: Arc::new(metrics.namespace("/")),
         };
         Self {

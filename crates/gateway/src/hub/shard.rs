@@ -370,6 +370,7 @@ mod tests {
             policy: Policy::default(),
             on_duplicate: OnDuplicate::default(),
             presence: false,
+            offline: true,
             metrics: Arc::clone(metrics),
         };
         let parts = Parts {

@@ -5,6 +5,8 @@
 -- ARGV[2] the namespace
 -- ARGV[3] the node that asks, ARGV[4] the claim: both get to hear that a displaced session is silent
 local MARK, REPLACED, KICKED = 2, 0, 1
+-- Of rows, and of those that are ready for durable messages.
+local KINDS = { [0] = true, [1] = true, [MARK] = true, [4] = true, [5] = true }
 local REASONS = { [REPLACED] = 'replaced', [KICKED] = 'kicked' }
 local KEPT_MS = 24 * 60 * 60 * 1000
 
@@ -21,7 +23,7 @@ end
 -- The array in one field, or nil for one that cannot be read, which is passed over and expires.
 local function read(raw)
   local whole, value = pcall(cmsgpack.unpack, raw)
-  if not whole or type(value) ~= 'table' or type(value[1]) ~= 'number' or value[1] > MARK then
+  if not whole or type(value) ~= 'table' or not KINDS[value[1]] then
     return nil
   end
   local node, fence, at, by = value[5], value[7], 0, value[11]

@@ -9,11 +9,12 @@ if not raw then
   return 0
 end
 local whole, row = pcall(cmsgpack.unpack, raw)
-if not whole or type(row) ~= 'table' or row[1] ~= 0 and row[1] ~= 1 or row[2] ~= ARGV[2]
+if not whole or type(row) ~= 'table' or type(row[1]) ~= 'number' or row[1] == 2 or row[2] ~= ARGV[2]
   or type(row[3]) ~= 'number' then
   return 0
 end
-row[1] = tonumber(ARGV[3])
+-- Ready stays ready.
+row[1] = tonumber(ARGV[3]) + (row[1] >= 4 and 4 or 0)
 row[8] = math.max(0, tonumber(ARGV[4]) - row[3])
 redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(row))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tidegate_core::offline::Quotas;
 use tidegate_core::registry::{
     Announce, By, Change, Claim, Claimed, EvictReason, Evicted, Eviction, Gone, OnDuplicate, Place, Policy,
     Row, SessionRegistry, Stay, Transport, Verdict, Vitals,
 };
 use tidegate_core::{
-    Broker, ClaimId, Flags, Incarnation, Namespace, NodeId, Publication, Room, Rooms, SessionId, Topic,
+    Broker, ClaimId, Flags, Incarnation, Namespace, NodeId, OfflineStore, Publication, Room, Rooms,
+    SessionId, Topic,
 };
 use tidegate_msgpack::write;
 
@@ -61,6 +63,10 @@ pub trait Cluster: Sync {
     fn lose_everything(&self) -> impl Future<Output = ()> + Send;
 }
 
+/// Makes offline stores of one node; clones make the same.
+#[derive(Clone)]
+pub struct Stores(pub Arc<dyn Fn(Quotas) -> Arc<dyn OfflineStore> + Send + Sync>);
+
 /// One node: its ports, and what they told it.
 #[derive(Clone)]
 pub struct Node {
@@ -68,6 +74,8 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     /// The registry under test.
     pub registry: Arc<dyn SessionRegistry>,
+    /// Gives an offline store beside it that is held to these quotas.
+    pub stores: Stores,
     /// Everything it was told.
     pub recorder: Arc<Recorder>,
     /// What it is called.
@@ -285,6 +293,7 @@ pub fn claim(user: &str, device: &str) -> Claim {
         transport: Transport::WebSocket,
         policy: Policy::PerDevice,
         on_duplicate: OnDuplicate::Replace,
+        ready: false,
     }
 }
 

@@ -1,8 +1,9 @@
-//! The registry port, held to one contract: in memory, on a real Redis, and on one that insists on the rules of a
+//! The registry port and the offline port, each held to one contract: in memory, on a real Redis, and on one that insists on the rules of a
 //! Redis Cluster.
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
+mod inbox_model;
 mod model;
 mod redis;
 
@@ -12,8 +13,9 @@ use tidegate_core::memory::Exchange;
 use tidegate_core::registry::{Gone, SessionRegistry};
 use tidegate_core::{Incarnation, NodeId, Subscriber};
 use tidegate_test::broker_suite::Recorder;
+use tidegate_test::offline_suite;
 use tidegate_test::redis_server::RedisServer;
-use tidegate_test::registry_suite::{Cluster, Node, checks, claims, fence_after, nodes, presence};
+use tidegate_test::registry_suite::{Cluster, Node, Stores, checks, claims, fence_after, nodes, presence};
 
 use crate::redis::RedisCluster;
 
@@ -33,7 +35,9 @@ impl Cluster for MemoryCluster {
         let broker = self.exchange.join(node.clone(), incarnation.clone(), subscriber);
         let registry = self.exchange.registry(node.clone(), incarnation.clone(), fence_after(&node));
         self.registries.lock().unwrap().push(Arc::clone(&registry));
-        Node { broker, registry, recorder, node, incarnation }
+        let (exchange, id, run) = (self.exchange.clone(), node.clone(), incarnation.clone());
+        let stores = Stores(Arc::new(move |quotas| exchange.offline(id.clone(), run.clone(), quotas)));
+        Node { broker, registry, stores, recorder, node, incarnation }
     }
 
     async fn join_lapsed(&self, name: &str) -> Node {
@@ -75,6 +79,17 @@ fn the_model_holds_in_memory() {
 fn the_model_holds_on_redis() {
     let server = Arc::new(RedisServer::start());
     model::holds(40, || RedisCluster::on(&server));
+}
+
+#[test]
+fn the_model_of_inboxes_holds_in_memory() {
+    inbox_model::holds(400, MemoryCluster::default);
+}
+
+#[test]
+fn the_model_of_inboxes_holds_on_redis() {
+    let server = Arc::new(RedisServer::start());
+    inbox_model::holds(40, || RedisCluster::on(&server));
 }
 
 macro_rules! contract {
@@ -139,6 +154,21 @@ contract! {
         held_is_what_was_not_released,
         stays_are_what_did_not_end,
         nodes_are_listed_as_they_say_they_are;
+    offline_suite:
+        a_device_settles_for_all,
+        a_full_inbox_refuses,
+        a_key_stores_once,
+        a_large_message_is_read,
+        a_sender_has_its_minute,
+        a_stale_claim_does_nothing_in_an_inbox,
+        clearing_leaves_nothing_that_waits,
+        every_name_has_an_inbox_of_its_own,
+        pages_follow_each_other,
+        racing_senders_are_put_in_one_order,
+        ready_stays_ready,
+        what_expires_makes_room,
+        what_is_sent_is_read_in_order,
+        who_is_ready_is_told;
     presence:
         a_user_is_announced_once,
         entering_may_be_silent,

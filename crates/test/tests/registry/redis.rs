@@ -12,8 +12,8 @@ use tidegate_redis::{Options, RedisBroker};
 use tidegate_test::broker_suite::{Event, Recorder};
 use tidegate_test::redis_server::RedisServer;
 use tidegate_test::registry_suite::{
-    ANNOUNCE, Cluster, LEASE_TTL, Node, PATIENCE, came, claim, claim_as, fence_after, gone, node, pair,
-    passed, place, unix_ms, went,
+    ANNOUNCE, Cluster, LEASE_TTL, Node, PATIENCE, Stores, came, claim, claim_as, fence_after, gone, node,
+    pair, passed, place, unix_ms, went,
 };
 
 /// Nodes on a server, under a prefix of their own.
@@ -52,7 +52,9 @@ impl RedisCluster {
         let (node, incarnation) = (options.node.clone(), options.incarnation.clone());
         let broker = RedisBroker::connect(options, subscriber).await.unwrap();
         let registry = broker.registry();
-        Node { broker, registry, recorder, node, incarnation }
+        let store = Arc::clone(&broker);
+        let stores = Stores(Arc::new(move |quotas| store.offline(quotas)));
+        Node { broker, registry, stores, recorder, node, incarnation }
     }
 
     async fn end_lease(&self, node: &NodeId) {

@@ -15,8 +15,8 @@ use tidegate_core::{ErrorCode, NodeId};
 
 use super::Status;
 use super::asked::{Asked, Limits, Word};
-use super::body;
-use super::control::{Chosen, Control, MemberView, NodeView, OccupiedView, SessionView};
+use super::body::{self, Body};
+use super::control::{Chosen, Control, Letter, MemberView, NodeView, OccupiedView, OfflineView, SessionView};
 use super::problem::{Problem, document};
 use super::schema::Schema;
 
@@ -65,7 +65,7 @@ pub(super) const ROUTES: &[Route] = &[
         verb: Verb::Get,
         path: "/users/{user}",
         id: "readUser",
-        summary: "Where a user is connected",
+        summary: "Where a user is connected, and what waits for it",
         notes: "Also answers for a user never seen, who has no sessions.",
         query: &[Word::Namespace],
         body: &[],
@@ -84,6 +84,32 @@ pub(super) const ROUTES: &[Route] = &[
         status: StatusCode::OK,
         answer: Schema::Evicted,
         run: |control, asked| Box::pin(evict_user(control, asked)),
+    },
+    Route {
+        verb: Verb::Post,
+        path: "/users/{user}/messages",
+        id: "postMessage",
+        summary: "Sends a durable message to a user",
+        notes: "Once it is answered, the message reaches a device of the user's and is acknowledged there, or waits \
+                until it expires. `event` must be named. Without `id`, a request that is repeated because its answer \
+                got lost is a second message.",
+        query: &[],
+        body: &[Word::Namespace, Word::Event, Word::Data, Word::Id, Word::TtlMs],
+        status: StatusCode::ACCEPTED,
+        answer: Schema::Posted,
+        run: |control, asked| Box::pin(post_message(control, asked)),
+    },
+    Route {
+        verb: Verb::Delete,
+        path: "/users/{user}/messages",
+        id: "deleteMessages",
+        summary: "Deletes everything that waits for a user",
+        notes: "Idempotency keys are remembered all the same.",
+        query: &[Word::Namespace],
+        body: &[],
+        status: StatusCode::OK,
+        answer: Schema::Deleted,
+        run: |control, asked| Box::pin(delete_messages(control, asked)),
     },
     Route {
         verb: Verb::Get,
@@ -195,13 +221,27 @@ impl Route {
     ) -> Result<Response, Problem> {
         let names = names.map_err(|_| Problem::bad_request("the path is not percent-encoded UTF-8"))?;
         let (head, body) = request.into_parts();
-        let body = if self.body.is_empty() { Value::Null } else { body::read(&head.headers, body).await? };
+        let body = if self.body.is_empty() {
+            Body::default()
+        } else {
+            body::read(&head.headers, body, self.body_bytes_max(limits.message_bytes_max)).await?
+        };
         let asked = limits.read(names.iter().next(), (self.query, head.uri.query()), (self.body, body))?;
         let Some(control) = status.control() else {
             return Err(Problem::new(ErrorCode::Unavailable, "the node is starting"));
         };
         let answer = (self.run)(control, asked).await?;
         Ok(document(self.status, "application/json", &answer))
+    }
+
+    /// Largest body, where durable messages have at most `message_bytes_max` bytes.
+    pub(super) fn body_bytes_max(&self, message_bytes_max: usize) -> usize {
+        body::bytes_max(if self.takes_message() { message_bytes_max } else { 0 })
+    }
+
+    /// Whether it takes a durable message.
+    pub(super) fn takes_message(&self) -> bool {
+        self.body.contains(&Word::Data)
     }
 
     /// What the name in the path is the name of.
@@ -238,14 +278,26 @@ impl Verb {
 async fn read_user(control: Arc<dyn Control>, asked: Asked) -> Result<Value, Problem> {
     let place = asked.place();
     let user = Arc::clone(&place.user);
+    let OfflineView { count, bytes } = control.offline(place.clone()).await?;
     let sessions: Vec<_> = control.user(place).await?.iter().map(session).collect();
-    // Nothing is stored for users yet.
-    Ok(json!({ "user": &*user, "sessions": sessions, "offline": { "count": 0, "bytes": 0 } }))
+    Ok(json!({ "user": &*user, "sessions": sessions, "offline": { "count": count, "bytes": bytes } }))
 }
 
 async fn evict_user(control: Arc<dyn Control>, asked: Asked) -> Result<Value, Problem> {
     let device = asked.device.clone();
     Ok(json!({ "evicted": control.evict(asked.place(), device).await? }))
+}
+
+async fn post_message(control: Arc<dyn Control>, asked: Asked) -> Result<Value, Problem> {
+    let Asked { event, data, id, ttl, .. } = &asked;
+    let event = event.clone().ok_or_else(|| Problem::bad_request("event: must be named"))?;
+    let (data, id, ttl) = (data.clone().unwrap_or_else(|| "null".to_owned()), id.clone(), *ttl);
+    let posted = control.post(Letter { to: asked.place(), event, data, id, ttl }).await?;
+    Ok(json!({ "id": posted.id, "status": posted.status }))
+}
+
+async fn delete_messages(control: Arc<dyn Control>, asked: Asked) -> Result<Value, Problem> {
+    Ok(json!({ "deleted": control.clear(asked.place()).await? }))
 }
 
 async fn list_rooms(control: Arc<dyn Control>, asked: Asked) -> Result<Value, Problem> {

@@ -1,12 +1,14 @@
 //! What a request says besides its path: read, and held to the limits, at one place.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tidegate_core::registry::{Page, Place};
 use tidegate_core::{ErrorCode, Namespace, Room, SessionId};
 use tidegate_gateway::namespaces::Namespaces;
 
+use super::body::Body;
 use super::page::{self, LIMIT_DEFAULT, LIMIT_MAX};
 use super::problem::Problem;
 use super::query;
@@ -33,6 +35,14 @@ pub(super) enum Word {
     Sessions,
     /// Whether the connection is to end, too.
     Close,
+    /// What a message is called.
+    Event,
+    /// What it says.
+    Data,
+    /// The idempotency key.
+    Id,
+    /// How long it waits.
+    TtlMs,
 }
 
 /// What names and namespaces are held to.
@@ -40,6 +50,8 @@ pub(super) enum Word {
 pub(super) struct Limits {
     /// Longest name, in bytes.
     pub(super) name_bytes_max: usize,
+    /// Largest durable message, in bytes of its MessagePack form.
+    pub(super) message_bytes_max: usize,
     /// Which namespaces there are.
     pub(super) namespaces: Namespaces,
 }
@@ -63,6 +75,14 @@ pub(super) struct Asked {
     pub(super) sessions: Vec<SessionId>,
     /// Whether to close.
     pub(super) close: bool,
+    /// An event.
+    pub(super) event: Option<Arc<str>>,
+    /// Data, as the JSON that came.
+    pub(super) data: Option<String>,
+    /// An idempotency key.
+    pub(super) id: Option<Arc<str>>,
+    /// How long something lasts.
+    pub(super) ttl: Option<Duration>,
 }
 
 impl Word {
@@ -77,6 +97,10 @@ impl Word {
             Self::Users => "users",
             Self::Sessions => "sessions",
             Self::Close => "close",
+            Self::Event => "event",
+            Self::Data => "data",
+            Self::Id => "id",
+            Self::TtlMs => "ttl_ms",
         }
     }
 
@@ -123,6 +147,26 @@ impl Word {
                 "default": false,
                 "description": "Whether to close the connections, too, and not only to leave the namespace.",
             }),
+            Self::Event => json!({
+                "type": "string",
+                "minLength": 1,
+                "description": "The event that a live session gets the message as. None of Socket.IO's reserved \
+                                names, nor the gateway's own.",
+            }),
+            Self::Data => json!({
+                "description": "Any JSON value; null when left out. At most offline.message_bytes_max bytes as \
+                                MessagePack.",
+            }),
+            Self::Id => json!({
+                "type": "string",
+                "minLength": 1,
+                "description": "An idempotency key: sent again to this user, nothing more is stored.",
+            }),
+            Self::TtlMs => json!({
+                "type": "integer",
+                "minimum": 1,
+                "description": "How long it waits, if that is less than offline.age_max_ms. Milliseconds.",
+            }),
         }
     }
 }
@@ -134,24 +178,25 @@ impl Limits {
         &self,
         subject: Option<(&str, &str)>,
         (known, query): (&[Word], Option<&str>),
-        (fields, body): (&[Word], Value),
+        (fields, body): (&[Word], Body),
     ) -> Result<Asked, Problem> {
-        let said = Said { limits: self, values: [of_query(known, query)?, of_body(fields, body)?].concat() };
+        let said =
+            Said { limits: self, values: [of_query(known, query)?, of_body(fields, body.value)?].concat() };
         // What is about no namespace must work also where there is no root.
         let named = known.contains(&Word::Namespace) || fields.contains(&Word::Namespace);
         Ok(Asked {
             namespace: if named { said.namespace()? } else { Namespace::root() },
             subject: subject.map_or(Ok(""), |(what, name)| self.name(what, name))?.into(),
-            device: said
-                .text(Word::Device)?
-                .map(|device| self.name("device", device))
-                .transpose()?
-                .map(Arc::from),
+            device: said.name(Word::Device)?,
             page: page::page(said.text(Word::Limit)?, said.text(Word::After)?.map(str::to_owned))?,
             rooms: said.list(Word::Rooms, |name| Some(Room::from(name)))?,
             users: said.list(Word::Users, |name| Some(name.into()))?,
             sessions: said.list(Word::Sessions, SessionId::parse)?,
             close: said.switch(Word::Close)?,
+            event: said.name(Word::Event)?,
+            data: body.data.filter(|_| fields.contains(&Word::Data)),
+            id: said.name(Word::Id)?,
+            ttl: said.milliseconds(Word::TtlMs)?,
         })
     }
 
@@ -179,6 +224,17 @@ impl Said<'_> {
         self.value(word)
             .map(|value| value.as_str().ok_or_else(|| wanted(word.as_str(), "a text")))
             .transpose()
+    }
+
+    fn name(&self, word: Word) -> Result<Option<Arc<str>>, Problem> {
+        let name = self.text(word)?.map(|name| self.limits.name(word.as_str(), name)).transpose()?;
+        Ok(name.map(Arc::from))
+    }
+
+    fn milliseconds(&self, word: Word) -> Result<Option<Duration>, Problem> {
+        let wanted = || wanted(word.as_str(), "a whole number of milliseconds, at least 1");
+        let number = |value: &Value| value.as_u64().filter(|number| *number > 0).ok_or_else(wanted);
+        Ok(self.value(word).map(number).transpose()?.map(Duration::from_millis))
     }
 
     fn switch(&self, word: Word) -> Result<bool, Problem> {

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::Body as Incoming;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt as _;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tidegate_core::ErrorCode;
 
 use super::problem::Problem;
 
 /// Largest body, in bytes. A list of as many names as it may hold, of a length that names have, fits.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How many bytes of JSON one byte of a durable message may take: a control character in a text takes six.
+const JSON_SHARE: usize = 6;
 
 /// How much of a body that is too large is read and thrown away, in bytes: whoever still sends when the connection
 /// closes would not see the answer.
@@ -20,8 +25,29 @@ const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A body that was read.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    /// All of it.
+    pub(super) value: Value,
+    /// The field `data` as it came: a value would not keep the digits of numbers, nor the order of fields.
+    pub(super) data: Option<String>,
+}
+
+/// The one field that is taken as it came.
+#[derive(Deserialize)]
+struct Raw<'b> {
+    #[serde(borrow)]
+    data: Option<&'b RawValue>,
+}
+
+/// Largest body of a route that takes a durable message of so many bytes; of all others with 0.
+pub(super) const fn bytes_max(message_bytes_max: usize) -> usize {
+    BODY_BYTES_MAX + JSON_SHARE * message_bytes_max
+}
+
 /// Reads the body as JSON.
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Value, Problem> {
+pub(super) async fn read(headers: &HeaderMap, body: Incoming, bytes_max: usize) -> Result<Body, Problem> {
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -31,28 +57,30 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Value, Probl
         return Err(problem.with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let late = |_| Problem::bad_request(format!("the body did not arrive within {BODY_TIMEOUT:?}"));
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.map_err(late)??;
-    serde_json::from_slice(&bytes)
-        .map_err(|fault| Problem::bad_request(format!("the body is not JSON: {fault}")))
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body, bytes_max)).await.map_err(late)??;
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|fault| Problem::bad_request(format!("the body is not JSON: {fault}")))?;
+    let raw = serde_json::from_slice::<Raw<'_>>(&bytes).ok();
+    Ok(Body { value, data: raw.and_then(|raw| raw.data).map(|data| data.get().to_owned()) })
 }
 
-async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
+async fn collect(body: Incoming, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::new();
     let mut length = 0;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Problem::bad_request("the body broke off"))?;
         length += chunk.len();
-        if length <= BODY_BYTES_MAX {
+        if length <= bytes_max {
             bytes.extend_from_slice(&chunk);
-        } else if length > DISCARDED_BYTES_MAX {
+        } else if length > bytes_max.max(DISCARDED_BYTES_MAX) {
             break;
         }
     }
-    if length <= BODY_BYTES_MAX {
+    if length <= bytes_max {
         return Ok(bytes);
     }
-    let detail = format!("the body may have at most {BODY_BYTES_MAX} bytes");
+    let detail = format!("the body may have at most {bytes_max} bytes");
     Err(Problem::new(ErrorCode::TooLarge, detail))
 }
 
@@ -75,7 +103,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok::<_, std::io::Error>(vec![b' '; 32 * 1024])
         });
-        let outcome = collect(Body::from_stream(body)).await;
+        let outcome = collect(Incoming::from_stream(body), BODY_BYTES_MAX).await;
         assert!(outcome.as_ref().is_ok_and(|bytes| bytes.len() == chunks * 32 * 1024) || outcome.is_err());
         (read.load(Ordering::Relaxed), outcome.is_ok())
     }

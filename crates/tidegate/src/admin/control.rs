@@ -1,10 +1,11 @@
 //! What the API asks of the node behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tidegate_core::registry::{Page, Place, Transport};
-use tidegate_core::{Namespace, NodeId, Room, SessionId};
+use tidegate_core::{ErrorCode, Namespace, NodeId, Room, SessionId};
 
 /// A node, seen as the place from where the whole cluster is looked after.
 ///
@@ -13,6 +14,15 @@ use tidegate_core::{Namespace, NodeId, Room, SessionId};
 pub trait Control: Send + Sync + 'static {
     /// The live sessions of a user, the oldest first; none for a user that is unknown.
     fn user(&self, place: Place) -> BoxFuture<'static, Result<Vec<SessionView>, ControlError>>;
+
+    /// What waits for a user.
+    fn offline(&self, place: Place) -> BoxFuture<'static, Result<OfflineView, ControlError>>;
+
+    /// Stores a message for a user.
+    fn post(&self, letter: Letter) -> BoxFuture<'static, Result<PostedView, ControlError>>;
+
+    /// Deletes everything that waits for a user. Returns how many messages.
+    fn clear(&self, place: Place) -> BoxFuture<'static, Result<u64, ControlError>>;
 
     /// Ends a user's sessions, or those of one device, as `kicked`. Returns how many.
     fn evict(&self, place: Place, device: Option<Arc<str>>) -> BoxFuture<'static, Result<u64, ControlError>>;
@@ -68,6 +78,39 @@ pub struct Chosen {
     pub users: Vec<Arc<str>>,
     /// These sessions, whoever has them.
     pub sessions: Vec<SessionId>,
+}
+
+/// A durable message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// For whom.
+    pub to: Place,
+    /// The event that a live session gets it as.
+    pub event: Arc<str>,
+    /// The data: JSON as it came.
+    pub data: String,
+    /// The idempotency key.
+    pub id: Option<Arc<str>>,
+    /// How long it waits, if that is less than others do.
+    pub ttl: Option<Duration>,
+}
+
+/// What became of a durable message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostedView {
+    /// Its id, or that of the first with its idempotency key.
+    pub id: String,
+    /// `live`, `stored` or `duplicate`.
+    pub status: &'static str,
+}
+
+/// What waits for a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OfflineView {
+    /// How many messages.
+    pub count: u64,
+    /// Their size.
+    pub bytes: u64,
 }
 
 /// A live session of a known user.
@@ -160,6 +203,9 @@ pub enum ControlError {
     /// Redis did not answer in time, so that the outcome is unknown.
     #[error("the cluster did not answer in time; the outcome is unknown")]
     Unavailable,
+    /// The gateway refuses it, for the reason that the code says. Names the field and the limit.
+    #[error("{1}")]
+    Refused(ErrorCode, String),
     /// Something that only the node can judge has the wrong shape, such as `after`. Names the field.
     #[error("{0}")]
     BadRequest(String),

@@ -31,7 +31,8 @@ use tidegate_gateway::namespaces::Namespaces;
 
 pub use accept::serve;
 pub use control::{
-    Chosen, Control, ControlError, MemberView, NodeView, OccupiedView, RoomView, RoomsView, SessionView,
+    Chosen, Control, ControlError, Letter, MemberView, NodeView, OccupiedView, OfflineView, PostedView,
+    RoomView, RoomsView, SessionView,
 };
 
 use asked::Limits;
@@ -62,6 +63,8 @@ pub struct Options {
     pub dev: bool,
     /// Longest name of a room, a user or a device, in bytes.
     pub name_bytes_max: usize,
+    /// Largest durable message, in bytes of its MessagePack form.
+    pub message_bytes_max: usize,
     /// The namespaces there are.
     pub namespaces: Namespaces,
 }
@@ -69,7 +72,11 @@ pub struct Options {
 /// The routes of the admin port.
 pub fn router(status: Arc<dyn Status>, options: Options) -> Router {
     let guard = if options.dev { Guard::Open } else { Guard::Keys(Keys::new(&options.api_keys)) };
-    let limits = Limits { name_bytes_max: options.name_bytes_max, namespaces: options.namespaces };
+    let limits = Limits {
+        name_bytes_max: options.name_bytes_max,
+        message_bytes_max: options.message_bytes_max,
+        namespaces: options.namespaces,
+    };
     let api = api::router(&status, &Arc::new(limits));
     let openapi = openapi::openapi();
     Router::new()

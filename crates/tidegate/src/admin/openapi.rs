@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::api::{PREFIX, ROUTES, Route, Verb};
-use super::asked::{LIST_MAX, Word};
+use super::asked::LIST_MAX;
 use super::body::BODY_BYTES_MAX;
 use super::schema::Schema;
 
@@ -59,12 +59,15 @@ pub(super) fn refusals(route: &Route) -> Vec<(StatusCode, String)> {
         refusals.push((StatusCode::FORBIDDEN, when.to_owned()));
     }
     if route.has_namespace() {
-        refusals.push((StatusCode::NOT_FOUND, "There is no such namespace.".to_owned()));
+        let or_off = if route.takes_message() { ", or durable messages are off in it" } else { "" };
+        refusals.push((StatusCode::NOT_FOUND, format!("There is no such namespace{or_off}.")));
     }
     if !route.body.is_empty() {
-        let when = format!("The body has more than {BODY_BYTES_MAX} bytes.");
-        refusals.push((StatusCode::PAYLOAD_TOO_LARGE, when));
+        refusals.push((StatusCode::PAYLOAD_TOO_LARGE, format!("The body has more than {}.", size(route))));
         refusals.push((StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not application/json.".to_owned()));
+    }
+    if route.takes_message() {
+        refusals.push((StatusCode::INSUFFICIENT_STORAGE, "The user's inbox is full.".to_owned()));
     }
     refusals.sort_by_key(|(status, _)| *status);
     refusals
@@ -86,7 +89,7 @@ fn operation(route: &Route) -> Value {
         "responses": responses,
     });
     if !route.body.is_empty() {
-        operation["requestBody"] = request_body(route.body);
+        operation["requestBody"] = request_body(route);
     }
     operation
 }
@@ -111,10 +114,21 @@ fn parameters(route: &Route) -> Vec<Value> {
     subject.into_iter().chain(query).collect()
 }
 
-fn request_body(fields: &[Word]) -> Value {
-    let properties: Map<_, _> = fields.iter().map(|word| (word.as_str().to_owned(), word.schema())).collect();
+/// The largest body, in words.
+fn size(route: &Route) -> String {
+    if route.takes_message() {
+        format!("{BODY_BYTES_MAX} bytes and six times offline.message_bytes_max")
+    } else {
+        format!("{BODY_BYTES_MAX} bytes")
+    }
+}
+
+fn request_body(route: &Route) -> Value {
+    let properties: Map<_, _> =
+        route.body.iter().map(|word| (word.as_str().to_owned(), word.schema())).collect();
     let description = format!(
-        "At most {BODY_BYTES_MAX} bytes; lists of at most {LIST_MAX} names of at most limits.name_bytes_max bytes."
+        "At most {}; lists of at most {LIST_MAX} names of at most limits.name_bytes_max bytes.",
+        size(route)
     );
     let schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
     json!({

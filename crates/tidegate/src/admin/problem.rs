@@ -39,6 +39,7 @@ impl From<ControlError> for Problem {
             ControlError::NotFound => ErrorCode::NotFound,
             ControlError::NotEnabled => ErrorCode::NotEnabled,
             ControlError::Unavailable => ErrorCode::Unavailable,
+            ControlError::Refused(code, _) => code,
             ControlError::BadRequest(_) => ErrorCode::BadRequest,
         };
         Self::new(code, error.to_string())

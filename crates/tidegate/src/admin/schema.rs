@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use tidegate_core::ErrorCode;
+use tidegate_core::offline::Status;
 use tidegate_core::registry::Transport;
 
 /// A schema of the document.
@@ -25,11 +26,15 @@ pub(super) enum Schema {
     Nodes,
     /// The node drains.
     Draining,
+    /// What became of a durable message.
+    Posted,
+    /// How many messages were deleted.
+    Deleted,
 }
 
 impl Schema {
     /// All of them.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Problem,
         Self::User,
         Self::Session,
@@ -39,6 +44,8 @@ impl Schema {
         Self::Matched,
         Self::Nodes,
         Self::Draining,
+        Self::Posted,
+        Self::Deleted,
     ];
 
     /// What it is called in the document.
@@ -53,6 +60,8 @@ impl Schema {
             Self::Matched => "Matched",
             Self::Nodes => "Nodes",
             Self::Draining => "Draining",
+            Self::Posted => "Posted",
+            Self::Deleted => "Deleted",
         }
     }
 
@@ -72,7 +81,7 @@ impl Schema {
                     "offline",
                     object(vec![
                         ("count", number("Durable messages that wait for the user.")),
-                        ("bytes", number("Their size.")),
+                        ("bytes", number("Their size, names included.")),
                     ]),
                 ),
             ]),
@@ -93,8 +102,25 @@ impl Schema {
             }
             Self::Nodes => list(&node(), "Nodes that hold their lease."),
             Self::Draining => object(vec![("draining", json!({ "type": "boolean", "const": true }))]),
+            Self::Posted => posted(),
+            Self::Deleted => object(vec![("deleted", number("How many messages were deleted."))]),
         }
     }
+}
+
+fn posted() -> Value {
+    let statuses = [Status::Live, Status::Stored, Status::Duplicate].map(Status::as_str);
+    object(vec![
+        ("id", text("The message's id; for a duplicate, that of the first.")),
+        (
+            "status",
+            json!({
+                "type": "string",
+                "enum": statuses,
+                "description": "live: a session was ready for it. stored: none was. duplicate: it had been sent before.",
+            }),
+        ),
+    ])
 }
 
 fn problem() -> Value {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_core::memory::Exchange;
-use tidegate_core::{Broker, Incarnation, NodeId, SessionRegistry, Subscriber};
+use tidegate_core::{Broker, Incarnation, NodeId, OfflineStore, SessionRegistry, Subscriber};
 use tidegate_gateway::glob::Glob;
 use tidegate_gateway::namespaces::{NamespaceRule, Namespaces, Operations};
 use tidegate_gateway::{
-    DrainOptions, EngineOptions, Joining, Limits, Node, Options, PulseOptions, ServerOptions,
+    DrainOptions, EngineOptions, Joining, Limits, Node, OfflineOptions, Options, PulseOptions, ServerOptions,
 };
 use tidegate_redis::RedisBroker;
 
@@ -31,15 +31,16 @@ pub(super) async fn join(config: &Config, id: &NodeId, exchange: &Exchange) -> R
     let failed = |fault| Error::Start { node: id.clone(), fault };
     let joining =
         Joining::new(node_options(config, id.clone(), incarnation.clone()), shards()).map_err(failed)?;
-    let Ports { broker, registry, limit } =
+    let Ports { broker, registry, offline, limit } =
         ports(config, id, incarnation, exchange, joining.subscriber()).await?;
-    joining.start(broker, registry, limit).await.map_err(failed)
+    joining.start(broker, registry, offline, limit).await.map_err(failed)
 }
 
 /// What joins a node to the others, and how long its start may wait for it.
 struct Ports {
     broker: Arc<dyn Broker>,
     registry: Arc<dyn SessionRegistry>,
+    offline: Arc<dyn OfflineStore>,
     limit: Duration,
 }
 
@@ -53,6 +54,7 @@ async fn ports(
     let Some(redis) = &config.redis else {
         return Ok(Ports {
             registry: exchange.registry(id.clone(), incarnation.clone(), config.cluster.fence_after),
+            offline: exchange.offline(id.clone(), incarnation.clone(), config.offline.quotas),
             broker: exchange.join(id.clone(), incarnation, subscriber),
             limit: MEMORY_START_MAX,
         });
@@ -69,7 +71,12 @@ async fn ports(
         incarnation,
     };
     let broker = RedisBroker::connect(options, subscriber).await?;
-    Ok(Ports { registry: broker.registry(), broker, limit: redis.connect_timeout })
+    Ok(Ports {
+        registry: broker.registry(),
+        offline: broker.offline(config.offline.quotas),
+        broker,
+        limit: redis.connect_timeout,
+    })
 }
 
 fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Options {
@@ -113,6 +120,11 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Opti
             lease_renew: config.cluster.lease_renew,
             hold: config.command_timeout,
         },
+        offline: OfflineOptions {
+            message_bytes_max: config.offline.message_bytes_max,
+            window: config.offline.window,
+            quotas: config.offline.quotas,
+        },
         drain: DrainOptions {
             timeout: config.drain.timeout,
             connections_per_second: config.drain.connections_per_second,
@@ -128,6 +140,7 @@ pub(super) fn admin_options(config: &Config) -> admin::Options {
         api_keys: config.admin.api_keys.clone(),
         dev: config.dev,
         name_bytes_max: config.limits.name_bytes_max,
+        message_bytes_max: config.offline.message_bytes_max,
         namespaces: namespaces(config),
     }
 }
@@ -142,6 +155,7 @@ fn namespaces(config: &Config) -> Namespaces {
             policy: namespace.policy,
             on_duplicate: namespace.on_duplicate,
             presence: namespace.presence,
+            offline: namespace.offline,
         })
         .collect();
     Namespaces::new(rules, config.dev)

@@ -7,10 +7,12 @@ use tidegate_core::registry::{NodeRow, Page, Place, Row};
 use tidegate_core::{Namespace, Room};
 use tidegate_gateway::Node;
 use tidegate_gateway::control::{self, Member, Survey};
+use tidegate_gateway::offline::{Post, Refused};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Chosen, Control, ControlError, MemberView, NodeView, OccupiedView, RoomView, RoomsView, SessionView,
+    Chosen, Control, ControlError, Letter, MemberView, NodeView, OccupiedView, OfflineView, PostedView,
+    RoomView, RoomsView, SessionView,
 };
 
 /// A node, and how it is told to drain.
@@ -31,6 +33,32 @@ impl Control for Controlled {
             Ok(rows.into_iter().map(session_view).collect())
         }
         .boxed()
+    }
+
+    fn offline(&self, place: Place) -> BoxFuture<'static, Result<OfflineView, ControlError>> {
+        let node = self.node.clone();
+        async move {
+            let (count, bytes) = node.waiting(place).await.map_err(|_| ControlError::Unavailable)?;
+            Ok(OfflineView { count, bytes })
+        }
+        .boxed()
+    }
+
+    fn post(&self, letter: Letter) -> BoxFuture<'static, Result<PostedView, ControlError>> {
+        let node = self.node.clone();
+        let Letter { to, event, data, id, ttl } = letter;
+        async move {
+            let posted = node.post(Post { to, event, data, id, ttl }).await;
+            let (id, status) =
+                posted.map_err(|Refused { code, message }| ControlError::Refused(code, message))?;
+            Ok(PostedView { id, status })
+        }
+        .boxed()
+    }
+
+    fn clear(&self, place: Place) -> BoxFuture<'static, Result<u64, ControlError>> {
+        let node = self.node.clone();
+        async move { node.clear(place).await.map_err(|_| ControlError::Unavailable) }.boxed()
     }
 
     fn evict(&self, place: Place, device: Option<Arc<str>>) -> BoxFuture<'static, Result<u64, ControlError>> {

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidegate_core::NodeId;
+use tidegate_core::offline::Quotas;
 
 pub use auth::Auth;
 pub use fault::{Fault, Origin};
@@ -65,6 +66,8 @@ pub struct Config {
     pub auth: Auth,
     /// `[namespaces]`, in the order of the file.
     pub namespaces: Vec<Namespace>,
+    /// `[offline]`
+    pub offline: Offline,
     /// `[limits]`
     pub limits: Limits,
     /// `[admin]`
@@ -146,6 +149,17 @@ pub struct Cluster {
     pub lease_renew: Duration,
 }
 
+/// `[offline]`
+#[derive(Clone, Debug)]
+pub struct Offline {
+    /// Of senders and inboxes.
+    pub quotas: Quotas,
+    /// Largest message.
+    pub message_bytes_max: usize,
+    /// Unacknowledged messages of a session.
+    pub window: usize,
+}
+
 /// `[limits]`
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -223,6 +237,7 @@ impl Config {
             cluster: Cluster::of(&settings),
             auth,
             namespaces: settings.namespaces().iter().map(Namespace::of).collect(),
+            offline: Offline::of(&settings),
             limits: Limits::of(&settings),
             admin: Admin { api_keys: settings.list("admin.api_keys").to_vec() },
             drain: Drain::of(&settings),
@@ -289,6 +304,23 @@ impl Cluster {
             fence_after: milliseconds(settings, "cluster.fence_after_ms"),
             lease_ttl: milliseconds(settings, "sessions.lease_ttl_ms"),
             lease_renew: milliseconds(settings, "sessions.lease_renew_ms"),
+        }
+    }
+}
+
+impl Offline {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            quotas: Quotas {
+                messages_max: settings.number("offline.messages_max"),
+                bytes_max: settings.number("offline.bytes_max"),
+                age_max: milliseconds(settings, "offline.age_max_ms"),
+                id_ttl: milliseconds(settings, "offline.id_ttl_ms"),
+                sender_per_minute_max: settings.number("offline.sender_per_minute_max"),
+                wait_replicas: count(settings, "offline.wait_replicas"),
+            },
+            message_bytes_max: size(settings, "offline.message_bytes_max"),
+            window: size(settings, "offline.window"),
         }
     }
 }

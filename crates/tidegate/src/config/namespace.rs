@@ -20,6 +20,8 @@ pub struct Namespace {
     pub on_duplicate: OnDuplicate,
     /// Whether the members of rooms are kept where every node finds them.
     pub presence: bool,
+    /// Whether users have durable messages.
+    pub offline: bool,
 }
 
 impl Namespace {
@@ -34,7 +36,8 @@ impl Namespace {
                 "reject" => OnDuplicate::Reject,
                 _ => OnDuplicate::Replace,
             },
-            presence: matches!(value(namespace, "namespaces.*.presence"), Value::Switch(true)),
+            presence: switch(namespace, "namespaces.*.presence"),
+            offline: switch(namespace, "namespaces.*.offline.enabled"),
         }
     }
 }
@@ -47,6 +50,10 @@ fn value(namespace: &NamespaceSettings, path: &'static str) -> Value {
         schema::find(&segments)?.default.value()
     };
     written.or_else(default).expect("every key of a namespace has a default")
+}
+
+fn switch(namespace: &NamespaceSettings, path: &'static str) -> bool {
+    matches!(value(namespace, path), Value::Switch(true))
 }
 
 fn text(namespace: &NamespaceSettings, path: &'static str) -> String {

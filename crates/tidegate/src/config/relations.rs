@@ -15,7 +15,10 @@ pub(super) fn check(settings: &mut Settings, nodes: u16) {
     at_least(settings, "sessions.lease_ttl_ms", 0, (3, "sessions.lease_renew_ms"));
     // One message that is being written and one that waits must fit.
     at_least(settings, "limits.outbox_bytes_max", 0, (2, "engine.payload_bytes_max"));
+    at_least(settings, "limits.outbox_bytes_max", 0, (2, "offline.message_bytes_max"));
+    at_least(settings, "offline.bytes_max", 0, (1, "offline.message_bytes_max"));
 
+    replicas(settings);
     transports(settings);
     namespaces(settings);
     ports(settings, nodes);
@@ -32,6 +35,15 @@ fn at_least(settings: &mut Settings, path: &'static str, margin: u64, (times, ot
         let word = if margin == 0 { "at least" } else { "greater than" };
         let of = if times == 1 { other.to_owned() } else { format!("{times} x {other}") };
         settings.fault_at(path, format!("must be {word} {of} (= {})", times * bound));
+    }
+}
+
+fn replicas(settings: &mut Settings) {
+    if settings.number("offline.wait_replicas") > 0 && settings.text("redis.url").is_none() {
+        settings.fault_at(
+            "offline.wait_replicas",
+            "needs redis.url: a node that runs alone has no replicas".to_owned(),
+        );
     }
 }
 

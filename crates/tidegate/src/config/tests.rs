@@ -124,10 +124,10 @@ ping_interval_ms = \"fast\"
 [redis]
 url = \"http://ann:hunter2@h\"
 [offline]
-window = 3
+window = 0
 [namespaces.\"/chat\"]
 operations = [\"join\", \"fly\"]
-offline.enabled = false
+offline.enabled = \"no\"
 sessions.policy = \"one\"
 presence = \"yes\"
 [admin]
@@ -148,9 +148,9 @@ api_keys = [\"hunter2\"]
         "engine.ping_interval_ms = \"fast\" (file, line 7): must be a whole number from 10 to 86400000 (milliseconds)",
         "webhooks (file, line 8): unknown key; the sections are server,",
         "redis.url = \"http://ann:***@h\" (file, line 10): must be a URL such as redis://",
-        "offline.window = *** (file, line 12): is not supported by this version",
+        "offline.window = 0 (file, line 12): must be a whole number from 1 to 10000 (messages)",
         "namespaces.\"/chat\".operations = [\"join\", \"fly\"] (file, line 14): may list join,",
-        "namespaces.\"/chat\".offline.enabled = *** (file, line 15): is not supported by this version",
+        "namespaces.\"/chat\".offline.enabled = \"no\" (file, line 15): must be true or false",
         "namespaces.\"/chat\".sessions.policy = \"one\" (file, line 16): must be per_device, single, unlimited, or max:N",
         "namespaces.\"/chat\".presence = \"yes\" (file, line 17): must be true or false",
         "admin.api_keys = *** (file, line 19): must list keys of 16 to 256 printable ASCII characters",

@@ -55,7 +55,13 @@ async fn an_encoded_path_does_not_walk_around_the_key() {
 #[tokio::test]
 async fn without_keys_it_is_closed() {
     let namespaces = Namespaces::new(Vec::new(), false);
-    let options = Options { api_keys: Vec::new(), dev: false, name_bytes_max: 30, namespaces };
+    let options = Options {
+        api_keys: Vec::new(),
+        dev: false,
+        name_bytes_max: 30,
+        message_bytes_max: 1_000,
+        namespaces,
+    };
     let port = Port::with(Fake::default(), options).await;
     for headers in ["", "Authorization: Bearer \r\n", "Authorization: Bearer\r\n", &bearer(KEY)] {
         assert_eq!(port.ask("GET /api/v1/nodes", headers, "").await.status, 401, "{headers}");

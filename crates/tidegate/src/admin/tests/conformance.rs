@@ -95,11 +95,18 @@ fn body(route: &Route, namespace: &str) -> String {
     if route.body.is_empty() {
         return String::new();
     }
-    format!(r#"{{ "users": ["ann"], "namespace": "{namespace}" }}"#)
+    let what = if route.takes_message() { r#""event": "e""# } else { r#""users": ["ann"]"# };
+    format!(r#"{{ {what}, "namespace": "{namespace}" }}"#)
 }
 
 /// Makes the route answer with each status that it can, and returns the answers.
-async fn every_answer(route: &Route, ready: &Port, starting: &Port, dev: &Port) -> Vec<Answered> {
+async fn every_answer(
+    route: &Route,
+    ready: &Port,
+    starting: &Port,
+    full: &Port,
+    dev: &Port,
+) -> Vec<Answered> {
     let (request, fine) = (path(route), body(route, "/"));
     let mut answers = vec![
         ready.call(&request, &fine).await,
@@ -107,6 +114,9 @@ async fn every_answer(route: &Route, ready: &Port, starting: &Port, dev: &Port) 
         ready.ask(&request, "", "").await,
         starting.call(&request, &fine).await,
     ];
+    if route.takes_message() {
+        answers.push(full.call(&request, &fine).await);
+    }
     if route.verb != Verb::Get {
         answers.push(dev.ask(&request, "Origin: http://evil.example\r\n", "").await);
     }
@@ -116,7 +126,7 @@ async fn every_answer(route: &Route, ready: &Port, starting: &Port, dev: &Port) 
         answers.push(ready.call(&elsewhere, &body(route, "/none")).await);
     }
     if !route.body.is_empty() {
-        answers.push(ready.call(&request, &"x".repeat(64 * 1024 + 1)).await);
+        answers.push(ready.call(&request, &"x".repeat(route.body_bytes_max(1_000) + 1)).await);
         answers.push(ready.ask(&request, &format!("Authorization: Bearer {KEY}\r\n"), &fine).await);
     }
     answers
@@ -126,11 +136,13 @@ async fn every_answer(route: &Route, ready: &Port, starting: &Port, dev: &Port) 
 async fn every_answer_is_as_documented() {
     let ready = Port::of(Fake::default(), false).await;
     let starting = Port::of(Fake { starting: true, ..Fake::default() }, false).await;
+    let fault = ControlError::Refused(ErrorCode::OfflineFull, "the inbox is full".to_owned());
+    let full = Port::of(Fake { fault: Some(fault), ..Fake::default() }, false).await;
     let dev = Port::of(Fake::default(), true).await;
     let document = document(&ready).await;
     for route in ROUTES {
         let mut seen = BTreeSet::new();
-        for answer in every_answer(route, &ready, &starting, &dev).await {
+        for answer in every_answer(route, &ready, &starting, &full, &dev).await {
             let (content_type, schema) = documented(&document, route, answer.status).unwrap_or_else(|| {
                 panic!("{}: {} is not documented: {}", route.id, answer.status, answer.body)
             });
@@ -147,7 +159,7 @@ async fn every_answer_is_as_documented() {
             operation(&document, route)["responses"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(said, seen, "{}", route.id);
     }
-    for port in [ready, starting, dev] {
+    for port in [ready, starting, full, dev] {
         port.end().await;
     }
 }

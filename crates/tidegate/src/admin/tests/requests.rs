@@ -15,11 +15,69 @@ async fn a_user_is_told_with_their_sessions() {
         "session": "abcdefghij0123456789", "device": "phone", "node": "gw-1", "transport": "websocket",
         "connected_at": 1_700_000_000_000_u64, "last_seen": 1_700_000_001_000_u64,
     });
-    let nothing = json!({ "count": 0, "bytes": 0 });
-    assert_eq!(known.json(), json!({ "user": "ann", "sessions": [session], "offline": nothing }));
+    let (waiting, nothing) = (json!({ "count": 2, "bytes": 99 }), json!({ "count": 0, "bytes": 0 }));
+    assert_eq!(known.json(), json!({ "user": "ann", "sessions": [session], "offline": waiting }));
     let stranger = port.call("GET /api/v1/users/stranger?namespace=/", "").await;
     assert_eq!(stranger.json(), json!({ "user": "stranger", "sessions": [], "offline": nothing }));
-    assert_eq!(port.calls(), ["user / ann", "user / stranger"]);
+    assert_eq!(port.calls(), ["offline / ann", "user / ann", "offline / stranger", "user / stranger"]);
+    port.end().await;
+}
+
+#[tokio::test]
+async fn a_message_is_sent_as_it_came() {
+    let port = Port::of(Fake::default(), true).await;
+    let path = "POST /api/v1/users/a%2Fb/messages";
+    let posted = port.call(path, r#"{ "event": "hi" }"#).await;
+    assert_eq!((posted.status, posted.json()), (202, json!({ "id": "1700000000000-0", "status": "stored" })));
+    // Neither the digits of a number nor the order of fields are lost on the way.
+    let data = r#"{"z": 1.50, "a": [12345678901234567890123]}"#;
+    let body =
+        format!(r#"{{ "namespace": "/chat", "event": "e", "id": "k", "ttl_ms": 1500, "data": {data} }}"#);
+    assert_eq!(port.call(path, &body).await.status, 202);
+    assert_eq!(
+        port.calls(),
+        [
+            "post / a/b hi null None None".to_owned(),
+            format!(r#"post /chat a/b e {data} Some("k") Some(1.5s)"#)
+        ]
+    );
+    for (body, what) in [
+        ("{}", "event: must be named"),
+        (r#"{ "event": "" }"#, "event: must have 1 to 30 bytes (limits.name_bytes_max)"),
+        (r#"{ "event": 1 }"#, "event: must be a text"),
+        (r#"{ "event": "e", "id": "" }"#, "id: must have 1 to 30 bytes (limits.name_bytes_max)"),
+        (r#"{ "event": "e", "ttl_ms": 0 }"#, "ttl_ms: must be a whole number of milliseconds, at least 1"),
+        (r#"{ "event": "e", "ttl_ms": 1.5 }"#, "ttl_ms: must be a whole number of milliseconds, at least 1"),
+        (
+            r#"{ "event": "e", "args": [] }"#,
+            "\"args\": unknown field; there are namespace, event, data, id, ttl_ms",
+        ),
+    ] {
+        assert_eq!(
+            port.call(path, body).await.problem(),
+            (400, "bad_request".to_owned(), what.to_owned()),
+            "{body}"
+        );
+    }
+    // A body may be as large as a message can get in JSON.
+    let fits = format!(r#"{{ "event": "e", "data": "{}" }}"#, "x".repeat(64 * 1024 + 5_900));
+    assert_eq!(port.call(path, &fits).await.status, 202);
+    let large = format!(r#"{{ "event": "e", "data": "{}" }}"#, "x".repeat(64 * 1024 + 6_000));
+    let (status, code, detail) = port.call(path, &large).await.problem();
+    assert_eq!((status, &*code, &*detail), (413, "too_large", "the body may have at most 71536 bytes"));
+    port.calls();
+    let deleted = port.call("DELETE /api/v1/users/ann/messages?namespace=%2Fchat", "").await;
+    assert_eq!((deleted.status, deleted.json()), (200, json!({ "deleted": 3 })));
+    assert_eq!(port.calls(), ["clear /chat ann"]);
+    port.end().await;
+}
+
+#[tokio::test]
+async fn what_the_gateway_refuses_is_told_in_its_words() {
+    let fault = ControlError::Refused(ErrorCode::OfflineFull, "the inbox holds 5 messages".to_owned());
+    let port = Port::of(Fake { fault: Some(fault), ..Fake::default() }, true).await;
+    let refused = port.call("POST /api/v1/users/ann/messages", r#"{ "event": "e" }"#).await.problem();
+    assert_eq!(refused, (507, "offline_full".to_owned(), "the inbox holds 5 messages".to_owned()));
     port.end().await;
 }
 
@@ -175,7 +233,13 @@ async fn what_is_wrong_is_named_with_its_limit() {
 async fn only_configured_namespaces_exist() {
     let rules = ["/chat", "/team-*"].map(NamespaceRule::new);
     let namespaces = Namespaces::new(rules.into(), false);
-    let options = Options { api_keys: vec![KEY.to_owned()], dev: false, name_bytes_max: 30, namespaces };
+    let options = Options {
+        api_keys: vec![KEY.to_owned()],
+        dev: false,
+        name_bytes_max: 30,
+        message_bytes_max: 1_000,
+        namespaces,
+    };
     let port = Port::with(Fake::default(), options).await;
     for (request, body) in [
         ("GET /api/v1/users/ann", ""),
@@ -191,7 +255,7 @@ async fn only_configured_namespaces_exist() {
     // What is about no namespace does not need a root.
     assert_eq!(port.call("GET /api/v1/nodes", "").await.status, 200);
     assert_eq!(port.call("POST /api/v1/drain", "").await.status, 202);
-    assert_eq!(port.calls(), ["user /team-7 ann", "nodes", "drain"]);
+    assert_eq!(port.calls(), ["offline /team-7 ann", "user /team-7 ann", "nodes", "drain"]);
     port.end().await;
 }
 

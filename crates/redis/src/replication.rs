@@ -1,0 +1,183 @@
+//! Writes that wait for replicas: a script and WAIT, back to back on one connection of a pool.
+//!
+//! WAIT covers only what its own connection has written, and holds that connection up until enough replicas have
+//! confirmed, so none of it can go over the shared command connection. Each connection of the pool does one such write
+//! at a time; who finds all of them busy waits for one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::{Connection, Manager, Pool};
+use parking_lot::Mutex;
+use redis::{AsyncConnectionConfig, Cmd, RedisError, Value};
+use tidegate_core::offline::Unavailable;
+use tokio::time::Instant;
+
+use crate::scripts::{Verb, is_unknown_script, load};
+use crate::server::{Role, Server};
+
+/// Connections at most. Each carries one write that waits, usually for less than a millisecond.
+const CONNECTIONS_MAX: usize = 16;
+
+/// What WAIT leaves of the time for its answer to come back.
+const ANSWER_SHARE: u32 = 10;
+
+/// The pool, and how it is made.
+pub(crate) struct Replication {
+    server: Arc<Server>,
+    timeout: Duration,
+    /// To whoever was the master when it was made. Gone once something went wrong with it; the next write looks again
+    /// where the master is.
+    pool: Mutex<State>,
+}
+
+enum State {
+    Open(Option<Pool>),
+    Closed,
+}
+
+impl Replication {
+    pub(crate) fn new(server: Arc<Server>, timeout: Duration) -> Self {
+        Self { server, timeout, pool: Mutex::new(State::Open(None)) }
+    }
+
+    /// Carries out `command`, which is `verb` on something, and waits until `replicas` have what it wrote.
+    ///
+    /// # Errors
+    /// When it was not answered in time, or too few replicas confirmed: the outcome is unknown.
+    pub(crate) async fn replicated(
+        &self,
+        verb: &Verb,
+        command: Cmd,
+        replicas: u32,
+    ) -> Result<Value, Unavailable> {
+        let deadline = Instant::now() + self.timeout;
+        let attempt = async {
+            let pool = self.pool().await?;
+            let mut connection = pool.get().await.map_err(|error| {
+                tracing::debug!(%error, "failed to get a connection for a write that waits");
+                self.forget(&pool);
+                Unavailable
+            })?;
+            let answers = self.write_and_wait(&mut connection, verb, &command, replicas, deadline).await;
+            if answers.is_err() {
+                // What is under way on it is nobody's any more.
+                drop(Connection::take(connection));
+                self.forget(&pool);
+            }
+            answers
+        };
+        let outcome = tokio::time::timeout_at(deadline, attempt).await;
+        outcome.unwrap_or_else(|_| {
+            let current = match &*self.pool.lock() {
+                State::Open(current) => current.clone(),
+                State::Closed => None,
+            };
+            // The server may be gone without a word, and another one in its place.
+            if let Some(current) = current {
+                self.forget(&current);
+            }
+            Err(Unavailable)
+        })
+    }
+
+    async fn write_and_wait(
+        &self,
+        connection: &mut Connection,
+        verb: &Verb,
+        command: &Cmd,
+        replicas: u32,
+        deadline: Instant,
+    ) -> Result<Value, Unavailable> {
+        let failed = |error: RedisError| {
+            tracing::debug!(%error, "failed to write something that waits for replicas");
+            Unavailable
+        };
+        let mut answers = exchange(connection, command, replicas, deadline).await.map_err(failed)?;
+        if answers.first().is_some_and(is_unknown_script) {
+            connection.send_packed_command(&load(verb)).await.map_err(failed)?;
+            answers = exchange(connection, command, replicas, deadline).await.map_err(failed)?;
+        }
+        let mut answers = answers.into_iter();
+        let (Some(answer), Some(confirmed)) = (answers.next(), answers.next()) else {
+            return Err(Unavailable);
+        };
+        if let Value::ServerError(error) = &answer {
+            let (code, detail) = (error.code(), error.details());
+            tracing::warn!(code, detail, "redis refuses a write that waits for replicas");
+            return Err(Unavailable);
+        }
+        match redis::from_redis_value::<u32>(confirmed) {
+            Ok(confirmed) if confirmed >= replicas => Ok(answer),
+            _ => Err(Unavailable),
+        }
+    }
+
+    async fn pool(&self) -> Result<Pool, Unavailable> {
+        match &*self.pool.lock() {
+            State::Open(Some(pool)) => return Ok(pool.clone()),
+            State::Open(None) => {}
+            State::Closed => return Err(Unavailable),
+        }
+        let failed = |error: RedisError| {
+            tracing::debug!(%error, "failed to find the server for writes that wait");
+            Unavailable
+        };
+        let info = self.server.info(Role::Commands).await.map_err(failed)?;
+        // Commands are timed by their callers.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(None);
+        let manager = Manager::new_with_config(info, config).map_err(failed)?;
+        let pool = Pool::builder(manager).max_size(CONNECTIONS_MAX).build().map_err(|error| {
+            tracing::error!(%error, "failed to make a pool");
+            Unavailable
+        })?;
+        let mut state = self.pool.lock();
+        match &*state {
+            State::Closed => Err(Unavailable),
+            // Somebody else was faster.
+            State::Open(Some(pool)) => Ok(pool.clone()),
+            State::Open(None) => {
+                *state = State::Open(Some(pool.clone()));
+                Ok(pool)
+            }
+        }
+    }
+
+    /// Something went wrong with `pool`. What is under way on it may finish.
+    fn forget(&self, pool: &Pool) {
+        let mut state = self.pool.lock();
+        if let State::Open(Some(current)) = &*state
+            && std::ptr::eq(current.manager(), pool.manager())
+        {
+            *state = State::Open(None);
+        }
+        drop(state);
+        pool.close();
+    }
+
+    pub(crate) fn close(&self) {
+        let state = std::mem::replace(&mut *self.pool.lock(), State::Closed);
+        if let State::Open(Some(pool)) = state {
+            pool.close();
+        }
+    }
+}
+
+/// One exchange: the script's answer, and how many replicas confirmed.
+async fn exchange(
+    connection: &mut Connection,
+    command: &Cmd,
+    replicas: u32,
+    deadline: Instant,
+) -> Result<Vec<Value>, RedisError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let limit = left - left / ANSWER_SHARE;
+    let mut wait = redis::cmd("WAIT");
+    // 0 would wait for ever.
+    wait.arg(replicas).arg(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1));
+    let mut pipeline = redis::Pipeline::with_capacity(2);
+    pipeline.add_command(command.clone()).add_command(wait);
+    connection.send_packed_commands(&pipeline, 0, 2).await
+}
