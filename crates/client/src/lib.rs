@@ -10,7 +10,8 @@
 //!
 //! Layout: `value` is what an event carries; `http` and `websocket` are the bare transports; `polling`, `opening`
 //! and `engine` make an Engine.IO session of them, upgrade and heartbeat included; `session` is the client's task
-//! and `namespace` one of its namespaces; `client` and `socket` are its handles.
+//! and `namespace` one of its namespaces; `client` and `socket` are its handles; `inbox` receives what a gateway keeps for
+//! users who are away.
 //!
 //! Absent on purpose: TLS, compression, connection state recovery and a buffer for events emitted while
 //! disconnected. Emitting then is an error, so that a test sees it.
@@ -20,6 +21,7 @@ mod endpoint;
 mod engine;
 mod error;
 mod http;
+pub mod inbox;
 mod namespace;
 mod opening;
 mod options;
