@@ -1,4 +1,4 @@
-// A real redis-server on a free loopback port with nothing persisted, which can be killed and come back.
+// A real redis-server on a free loopback port, which can be killed and come back: with nothing, or with all it confirmed.
 
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -24,17 +24,19 @@ function accepts(port) {
 export class Redis {
   #dir;
   #addresses;
+  #more;
   #process = null;
 
-  constructor(port, dir, addresses) {
+  constructor(port, dir, addresses, more) {
     this.port = port;
     this.#dir = dir;
     this.#addresses = addresses;
+    this.#more = more;
     this.url = `redis://127.0.0.1:${port}`;
   }
 
   async start() {
-    const options = ['--port', this.port, '--bind', '127.0.0.1', ...this.#addresses, '--protected-mode', 'no', '--save', '', '--appendonly', 'no', '--dir', this.#dir];
+    const options = ['--port', this.port, '--bind', '127.0.0.1', ...this.#addresses, '--protected-mode', 'no', '--save', '', '--appendonly', 'no', '--dir', this.#dir, ...this.#more];
     this.#process = spawn('redis-server', options.map(String), { stdio: 'ignore' });
     this.#process.on('error', () => {});
     await until('redis-server accepts connections', () => accepts(this.port));
@@ -69,10 +71,17 @@ export class Redis {
   }
 }
 
-/** Starts a server of its own for the stage, on loopback and on `addresses` of this host. */
-export async function startRedis(stage, { addresses = [] } = {}) {
+/** What makes a server confirm nothing before it is on disk. */
+const DURABLE = ['--appendonly', 'yes', '--appendfsync', 'always'];
+
+/**
+ * Starts a server of its own for the stage, on loopback and on `addresses` of this host. A `durable` one has everything
+ * again when it comes back; one with a `master` is its replica.
+ */
+export async function startRedis(stage, { addresses = [], durable = false, master } = {}) {
   const dir = await mkdtemp(join(tmpdir(), 'tidegate-redis-'));
-  const redis = new Redis(await freePort(), dir, addresses);
+  const replica = master ? ['--replicaof', '127.0.0.1', master.port, '--repl-diskless-sync-delay', '0'] : [];
+  const redis = new Redis(await freePort(), dir, addresses, [...(durable ? DURABLE : []), ...replica]);
   stage.defer(async () => {
     await redis.kill();
     await rm(dir, { recursive: true, force: true });

@@ -10,7 +10,7 @@ import { limited, WITHIN_MS } from './wait.mjs';
 
 /**
  * Emits `connecting` before its CONNECT is sent, `connect` when that is answered, `refused` with the error's payload,
- * `event` with name and arguments, `disconnect` for a DISCONNECT packet and `close` when the transport is gone.
+ * `event` with name and arguments, behind them a function that acknowledges it if that is asked for, `disconnect` for a DISCONNECT packet and `close` when the transport is gone.
  */
 export class Visitor extends EventEmitter {
   #socket;
@@ -51,7 +51,7 @@ export class Visitor extends EventEmitter {
     // What is of another namespace is not looked at.
     if (!frame.startsWith(this.#front, 2) || (this.#front === '' && frame[2] === '/')) return undefined;
     const rest = frame.slice(2 + this.#front.length);
-    if (kind === '42') return this.emit('event', ...JSON.parse(rest));
+    if (kind === '42') return this.#event(rest);
     if (kind === '43') return this.#acknowledged(rest);
     if (kind === '40') {
       this.id = JSON.parse(rest).sid;
@@ -60,6 +60,13 @@ export class Visitor extends EventEmitter {
     if (kind === '44') return this.emit('refused', JSON.parse(rest));
     if (kind === '41') return this.emit('disconnect');
     return undefined;
+  }
+
+  #event(rest) {
+    const from = rest.indexOf('[');
+    const id = rest.slice(0, from);
+    const acknowledge = id === '' ? [] : [(...args) => this.send(`43${this.#front}${id}${JSON.stringify(args)}`)];
+    return this.emit('event', ...JSON.parse(rest.slice(from)), ...acknowledge);
   }
 
   #acknowledged(rest) {

@@ -560,6 +560,17 @@ describe('the HTTP API', { skip: TIDEGATE_ONLY, concurrency: 3 }, () => {
   });
 });
 
+test('durable messages are sent and deleted on any node', { skip: TIDEGATE_ONLY }, async (t) => {
+  // More of them in offline.test.mjs.
+  const { apis } = await processes(stageOf(t));
+  const user = ODD;
+  const { status } = await apis[0].post('/users/{user}/messages', { user, namespace: '/quiet', event: 'e', data: [1], id: ODD, ttl_ms: 60_000 });
+  assert.equal(status, 'stored');
+  assert.equal((await apis[1].get('/users/{user}', { user, namespace: '/quiet' })).offline.count, 1);
+  assert.equal((await apis[1].get('/users/{user}', { user })).offline.count, 0);
+  assert.deepEqual(await apis[1].delete('/users/{user}/messages', { user, namespace: '/quiet' }), { deleted: 1 });
+});
+
 test('every operation of the document was seen to succeed', { skip: TIDEGATE_ONLY }, async (t) => {
   const { admin } = await startTidegate(stageOf(t));
   const { operations } = await Api.of(admin);
