@@ -166,3 +166,49 @@ fn is_serial(id: &str) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     id.split_once('-').is_some_and(|(ms, number)| digits(ms) && digits(number))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn came(name: &str, args: &[serde_json::Value]) -> Arrival {
+        let args = args.iter().cloned().map(Value::from).collect();
+        arrival(Event { name: name.to_owned(), args, ack: None })
+    }
+
+    #[test]
+    fn messages_are_told_from_other_events() {
+        let waited = json!({ "id": "17-0", "from": "ann", "event": "note", "data": [1], "sent_at": 17 });
+        let Arrival::Message(message) = came("offline_message", &[waited]) else { panic!("a message") };
+        assert_eq!(
+            (&*message.id, &*message.event, message.sent_at_ms, message.waited),
+            ("17-0", "note", 17, true)
+        );
+        assert_eq!((message.from, message.data), ("ann".into(), json!([1]).into()));
+        let meta = json!({ "id": "18-1", "from": null, "node": "a", "ts": 18 });
+        let Arrival::Message(message) = came("note", &[json!("x"), meta]) else { panic!("a message") };
+        assert_eq!(
+            (&*message.id, &*message.event, message.sent_at_ms, message.waited),
+            ("18-1", "note", 18, false)
+        );
+        assert!(matches!(
+            came("offline_message_ack", &[json!({ "count": 3 })]),
+            Arrival::CaughtUp { count: 3 }
+        ));
+        let broadcast = json!({ "id": "AZ-0", "from": "ann", "node": "a", "ts": 18 });
+        let of_a_room = json!({ "id": "18-1", "room": "r", "from": "ann", "node": "a", "ts": 18 });
+        for (name, args) in [
+            ("message", vec![json!("x"), broadcast]),
+            ("message", vec![json!("x"), of_a_room]),
+            ("message", vec![json!("x")]),
+            ("offline_message", vec![json!({ "id": "17-0" })]),
+            ("offline_message_ack", vec![json!({ "count": -1 })]),
+            ("evicted", vec![json!({ "reason": "kicked" })]),
+        ] {
+            let Arrival::Event(event) = came(name, &args) else { panic!("{name} {args:?}") };
+            assert_eq!((&*event.name, event.args.len()), (name, args.len()));
+        }
+    }
+}

@@ -42,9 +42,9 @@ pub trait OfflineStore: Send + Sync + 'static {
     /// The next messages of the holder's inbox, in order.
     fn read(&self, holder: Holder, span: Span) -> BoxFuture<'static, Result<Page, HolderError>>;
 
-    /// Deletes messages that a session has acknowledged; of a stale claim, nothing. Returns how many each settlement
-    /// deleted: what another device has settled, or what has expired, is not there to be deleted again.
-    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'static, Result<Vec<u64>, Unavailable>>;
+    /// Deletes messages that sessions have acknowledged; of one that does not hold its place, nothing. Says of each
+    /// settlement what became of it, in their order.
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'static, Result<Vec<Settled>, Unavailable>>;
 
     /// What waits in an inbox.
     fn stored(&self, place: Place) -> BoxFuture<'static, Result<Stored, Unavailable>>;
@@ -261,6 +261,18 @@ pub struct Settlement {
     pub holder: Holder,
     /// The messages.
     pub serials: Vec<Serial>,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Its messages are not there any more. This many it deleted; the others had been settled by another device, or had
+    /// expired.
+    Deleted(u64),
+    /// The session lost its place: they are there, for whoever has it.
+    Displaced,
+    /// The registry does not know the session: they are there, and can be settled once it does again.
+    Absent,
 }
 
 /// What waits in an inbox.

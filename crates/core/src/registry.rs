@@ -148,7 +148,7 @@ pub struct Claim {
     pub policy: Policy,
     /// What happens when that is too many.
     pub on_duplicate: OnDuplicate,
-    /// Whether it is ready for durable messages, which counts for one that is put back; see
+    /// Whether it is ready for durable messages. A check makes it so that the registry has lost only that; see
     /// [`OfflineStore::open`](crate::OfflineStore::open).
     pub ready: bool,
 }

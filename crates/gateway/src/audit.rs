@@ -82,6 +82,14 @@ pub(crate) async fn run(node: Arc<Inner>, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = changed => {}
+            // Told by others that the registry does not know them; only a node that acts looks at a few alone.
+            () = node.registrar.has_missed() => {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = look_at_missed(&node, &mut upkeep) => {}
+                    () = lapsed(&node) => {}
+                }
+            }
             _ = ticks.tick() => {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -92,6 +100,33 @@ pub(crate) async fn run(node: Arc<Inner>, shutdown: CancellationToken) {
                 }
             }
         }
+    }
+}
+
+/// Checks the sessions that the registry was found not to know.
+async fn look_at_missed(node: &Arc<Inner>, upkeep: &mut Upkeep) {
+    if node.pulse.check(Instant::now()).is_err() {
+        // The audit looks at everybody.
+        return;
+    }
+    let missed = node.registrar.take_missed();
+    let batch: Vec<_> = missed.into_iter().filter_map(|session| node.hub.find(session)).collect();
+    check_some(node, &batch, upkeep).await;
+}
+
+/// Checks a few sessions of a node that acts.
+async fn check_some(node: &Arc<Inner>, batch: &[Arc<Session>], upkeep: &mut Upkeep) {
+    let mut found = Found::default();
+    for batch in batch.chunks(BATCH_MAX) {
+        // If it fails, whoever was put back and is over is found by comparing.
+        if check(node, batch, true, upkeep, &mut found).await.is_err() {
+            node.registrar.owe();
+        }
+    }
+    catch_up(node, batch);
+    if found.restored > 0 {
+        tracing::warn!(sessions = found.restored, "put back sessions that the registry had lost");
+        upkeep.lost_stays = restore_stays(node, batch).await.is_err();
     }
 }
 
@@ -114,8 +149,7 @@ async fn after_lapse(node: &Arc<Inner>, lapse: Lapse, upkeep: &mut Upkeep) {
                 return;
             }
             let Found { sessions, evicted, restored, mut closed } = found;
-            // What came while it was deaf may not have been told.
-            node.hub.sessions().iter().for_each(|session| catch_up(session));
+            catch_up(node, &node.hub.sessions());
             // Only now: until the node acts, there may be more to miss.
             closed += node.hub.sessions().iter().filter(|session| session.send_away_if_it_missed()).count();
             if sessions > 0 {
@@ -193,8 +227,6 @@ async fn check(
                 }
             }
             Verdict::Restored => {
-                // Nobody was told of what came for it meanwhile.
-                catch_up(session);
                 found.restored += 1;
                 node.metrics.restored(1);
             }
@@ -222,10 +254,14 @@ async fn check(
     Ok(())
 }
 
-/// Lets a session read on in its inbox.
-fn catch_up(session: &Session) {
-    if session.inbox.fall_behind() {
-        session.outbox.wake_news();
+/// Lets sessions read on in their inboxes, and settle what they could not: while the node was deaf, or the registry did
+/// not know them, or not that they are ready, what came for them may not have been told.
+fn catch_up(node: &Inner, sessions: &[Arc<Session>]) {
+    for session in sessions {
+        node.registrar.settle(session);
+        if session.inbox.fall_behind() {
+            session.outbox.wake_news();
+        }
     }
 }
 
@@ -295,6 +331,7 @@ async fn tend(node: &Arc<Inner>, upkeep: &mut Upkeep) {
     if own != Own::Listed || upkeep.is_unsettled || upkeep.lost_stays {
         match checked(node, upkeep).await {
             Ok(Found { sessions, restored, closed, .. }) => {
+                catch_up(node, &node.hub.sessions());
                 tracing::warn!(
                     ?own,
                     sessions,
@@ -326,18 +363,7 @@ async fn tend(node: &Arc<Inner>, upkeep: &mut Upkeep) {
         upkeep.round = Round::new(held.collect(), ticks);
     }
     let batch: Vec<_> = upkeep.round.next().filter_map(|session| node.hub.find(session)).collect();
-    if batch.is_empty() {
-        return;
-    }
-    let mut found = Found::default();
-    // If it fails, whoever was put back and is over is found by comparing.
-    if check(node, &batch, true, upkeep, &mut found).await.is_err() {
-        node.registrar.owe();
-    }
-    if found.restored > 0 {
-        tracing::warn!(sessions = found.restored, "put back sessions that the registry had lost");
-        upkeep.lost_stays = restore_stays(node, &batch).await.is_err();
-    }
+    check_some(node, &batch, upkeep).await;
 }
 
 #[cfg(test)]

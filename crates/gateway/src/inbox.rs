@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidegate_core::offline::{Arrival, Message as Stored, Page, Serial, Span};
+use tidegate_core::offline::{Arrival, Message as Stored, Page, Serial, Settled, Span};
 use tidegate_msgpack::write;
 use tidegate_protocol::socketio;
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::message::Message;
 use crate::node::Inner;
+use crate::outbox::{Outbox, Pushed};
 use crate::session::Session;
 
 /// When a message counts as settled.
@@ -57,19 +58,44 @@ struct Open {
     is_behind: bool,
     /// The connection is about to read, or reads.
     is_reading: bool,
-    /// Given and not settled, in the order of their serials.
+    /// Given and not acknowledged, in the order of their serials.
     outstanding: VecDeque<Outstanding>,
     outstanding_bytes: usize,
-    /// Acknowledged by the client, and not known yet to be settled.
-    unsettled: usize,
-    settled: Arc<Notify>,
+    /// What the next message weighs, if the outbox had no room for it.
+    next_weight: usize,
+    settling_on: SettlingOn,
+}
+
+/// What was acknowledged, in this round or an earlier one, and is not known yet to be settled.
+#[derive(Default)]
+struct SettlingOn {
+    /// What the store is yet to be told.
+    waiting: Vec<Serial>,
+    /// What it is being told.
+    under_way: Vec<Serial>,
+    /// The registrar knows that there is something.
+    is_queued: bool,
+    /// The session has lost its place: nothing of it will be settled.
+    is_lost: bool,
+    changed: Arc<Notify>,
+}
+
+/// Whether everything that was acknowledged is settled.
+pub(crate) enum Unsettled {
+    /// It is.
+    Nothing,
+    /// Not yet; there is news when this is notified.
+    Something(Arc<Notify>),
+    /// It never will be: the session lost its place.
+    Lost,
 }
 
 struct Outstanding {
     serial: Serial,
+    /// Its encoded size: one byte of a text may be six of JSON.
     weight: usize,
     /// The id of the acknowledgement that settles it; or, where none is asked for, how much the outbox has taken with
-    /// it ([`Outbox::taken`](crate::outbox::Outbox::taken)).
+    /// it ([`Outbox::taken`]).
     by: u64,
 }
 
@@ -84,8 +110,8 @@ impl Inbox {
     /// Begins a round: everything up to `backlog` is replayed. What was outstanding is given again.
     pub(crate) fn begin(&self, settling: Settling, backlog: Serial) {
         let mut inbox = self.0.lock();
-        let (round, settled) =
-            inbox.as_ref().map_or_else(Default::default, |open| (open.round + 1, Arc::clone(&open.settled)));
+        let (round, settling_on) =
+            inbox.take().map_or_else(Default::default, |open| (open.round + 1, open.settling_on));
         *inbox = Some(Box::new(Open {
             round,
             settling,
@@ -96,8 +122,8 @@ impl Inbox {
             is_reading: false,
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
-            unsettled: 0,
-            settled,
+            next_weight: 0,
+            settling_on,
         }));
     }
 
@@ -113,32 +139,40 @@ impl Inbox {
     pub(crate) fn arrived(&self, node: &Inner, session: &Session, arrival: &Arrival) {
         let mut inbox = self.0.lock();
         let Some(open) = &mut *inbox else { return };
+        // Not while something is read: what comes of that would put the cursor back.
         let is_next = open.backlog.is_none()
             && !open.is_behind
+            && !open.is_reading
             && open.cursor == arrival.before
             && open.has_room(&node.window());
-        match &arrival.message {
-            Some(message) if is_next && node.pulse.check(Instant::now()).is_ok() => {
-                if session.is_over() {
-                    return;
-                }
-                open.cursor = arrival.serial;
-                open.give(node, session, message);
+        if is_next
+            && let Some(message) = &arrival.message
+            && node.pulse.check(Instant::now()).is_ok()
+        {
+            if session.is_over() {
+                return;
             }
-            _ => {
-                open.is_behind = true;
-                drop(inbox);
-                session.outbox.wake_news();
+            if open.give(node, session, message) {
+                open.cursor = arrival.serial;
+                return;
             }
         }
+        open.is_behind = true;
+        drop(inbox);
+        session.outbox.wake_news();
     }
 
     /// What the connection is to read now, if anything. It must tell what came of it: [`Inbox::read`] or
     /// [`Inbox::unread`].
-    pub(crate) fn wanted(&self, window: &Window) -> Option<Wanted> {
+    pub(crate) fn wanted(&self, window: &Window, outbox: &Outbox) -> Option<Wanted> {
         let mut inbox = self.0.lock();
         let open = inbox.as_mut()?;
         if !open.is_behind || open.is_reading || !open.has_room(window) {
+            return None;
+        }
+        if !outbox.has_room_for(open.next_weight) {
+            // The courier is woken when something has left.
+            outbox.watch();
             return None;
         }
         open.is_reading = true;
@@ -168,13 +202,19 @@ impl Inbox {
         if session.is_over() {
             return;
         }
+        let window = node.window();
+        open.cursor = wanted.span.after;
         for message in &page.messages {
             // Only one that was read again from the beginning, see below, can be outstanding.
             let is_known = open.outstanding.back().is_some_and(|last| message.serial <= last.serial)
                 && open.outstanding.iter().any(|known| known.serial == message.serial);
-            if !is_known {
-                open.give(node, session, message);
+            if !(is_known || open.has_room(&window) && open.give(node, session, message)) {
+                // The rest is read again when there is room for it.
+                open.is_behind = true;
+                session.outbox.watch();
+                return;
             }
+            open.cursor = message.serial;
         }
         if page.upto < wanted.span.after {
             // The inbox began anew, with smaller serials: its store lost it.
@@ -189,59 +229,104 @@ impl Inbox {
             // What came since the backlog was measured.
             open.is_behind = true;
             let count = open.replayed;
-            push(session, None, |data| {
+            let told = encode(session, None, |data| {
                 write::array(data, 2);
                 write::str(data, "offline_message_ack");
                 write::map(data, 1);
                 write::str(data, "count");
                 write::uint(data, count);
             });
+            told.map(|told| session.outbox.push(&told));
         }
     }
 
-    /// The client has acknowledged something. Returns which message, if it is one of the inbox; it counts as unsettled
-    /// until [`Inbox::settled`] says otherwise.
-    pub(crate) fn acknowledged(&self, id: u64) -> Option<Serial> {
+    /// The client has acknowledged something. Whether it is one of the inbox's messages, which is to be settled now, by
+    /// the registrar.
+    pub(crate) fn acknowledged(&self, id: u64) -> bool {
         let mut inbox = self.0.lock();
-        let open = inbox.as_mut().filter(|open| open.settling == Settling::Each)?;
-        let at = open.outstanding.binary_search_by_key(&id, |outstanding| outstanding.by).ok()?;
-        let outstanding = open.outstanding.remove(at)?;
+        let Some(open) = inbox.as_mut().filter(|open| open.settling == Settling::Each) else { return false };
+        let Ok(at) = open.outstanding.binary_search_by_key(&id, |outstanding| outstanding.by) else {
+            return false;
+        };
+        let Some(outstanding) = open.outstanding.remove(at) else { return false };
         open.take_off(&outstanding);
-        Some(outstanding.serial)
+        true
     }
 
-    /// What was written out, of a session that acknowledges nothing; it counts as unsettled likewise. Also whether
-    /// anything is left to be looked for.
-    pub(crate) fn written(&self, session: &Session) -> (Vec<Serial>, bool) {
+    /// Takes note of what was written out to a client that acknowledges nothing. Whether there is something to be
+    /// settled, and whether anything is left to be looked for.
+    pub(crate) fn written(&self, session: &Session) -> (bool, bool) {
         let mut inbox = self.0.lock();
         let Some(open) = inbox.as_mut().filter(|open| open.settling == Settling::Written) else {
-            return (Vec::new(), false);
+            return (false, false);
         };
-        let mut written = Vec::new();
+        let mut is_any = false;
         while let Some(first) = open.outstanding.front() {
             if !session.outbox.has_written(first.by) {
-                return (written, true);
+                return (is_any, true);
             }
             let Some(first) = open.outstanding.pop_front() else { break };
             open.take_off(&first);
-            written.push(first.serial);
+            is_any = true;
         }
-        (written, false)
+        (is_any, false)
     }
 
-    /// So many messages are settled, or need not be.
-    pub(crate) fn settled(&self, messages: usize) {
+    /// Whether the registrar is to be told that there is something to settle. It is told once, until it has looked.
+    pub(crate) fn is_to_be_queued(&self) -> bool {
+        let mut inbox = self.0.lock();
+        let Some(open) = inbox.as_mut() else { return false };
+        let settling_on = &mut open.settling_on;
+        !settling_on.waiting.is_empty()
+            && !settling_on.is_lost
+            && !std::mem::replace(&mut settling_on.is_queued, true)
+    }
+
+    /// The registrar could not be told.
+    pub(crate) fn not_queued(&self) {
         if let Some(open) = self.0.lock().as_mut() {
-            open.unsettled = open.unsettled.saturating_sub(messages);
-            if open.unsettled == 0 {
-                open.settled.notify_waiters();
+            open.settling_on.is_queued = false;
+        }
+    }
+
+    /// What the store is to be told now. It must be told what came of it: [`Inbox::settled`].
+    pub(crate) fn settle(&self) -> Vec<Serial> {
+        let mut inbox = self.0.lock();
+        let Some(open) = inbox.as_mut() else { return Vec::new() };
+        let settling_on = &mut open.settling_on;
+        settling_on.is_queued = false;
+        settling_on.under_way.append(&mut settling_on.waiting);
+        settling_on.under_way.clone()
+    }
+
+    /// What came of it; nothing, if nobody knows. What is not settled is to be told again.
+    pub(crate) fn settled(&self, outcome: Option<Settled>) {
+        let mut inbox = self.0.lock();
+        let Some(open) = inbox.as_mut() else { return };
+        let settling_on = &mut open.settling_on;
+        let mut under_way = std::mem::take(&mut settling_on.under_way);
+        match outcome {
+            Some(Settled::Deleted(_)) => {}
+            Some(Settled::Displaced) => settling_on.is_lost = true,
+            Some(Settled::Absent) | None => {
+                under_way.append(&mut settling_on.waiting);
+                settling_on.waiting = under_way;
+                return;
             }
         }
+        settling_on.changed.notify_waiters();
     }
 
-    /// Resolves once everything that was acknowledged is settled; nothing if it is already.
-    pub(crate) fn unsettled(&self) -> Option<Arc<Notify>> {
-        self.0.lock().as_ref().filter(|open| open.unsettled > 0).map(|open| Arc::clone(&open.settled))
+    /// Whether everything that was acknowledged is settled.
+    pub(crate) fn unsettled(&self) -> Unsettled {
+        let inbox = self.0.lock();
+        match inbox.as_ref().map(|open| &open.settling_on) {
+            Some(on) if on.is_lost => Unsettled::Lost,
+            Some(on) if !on.waiting.is_empty() || !on.under_way.is_empty() => {
+                Unsettled::Something(Arc::clone(&on.changed))
+            }
+            _ => Unsettled::Nothing,
+        }
     }
 }
 
@@ -253,41 +338,50 @@ impl Open {
 
     fn take_off(&mut self, outstanding: &Outstanding) {
         self.outstanding_bytes -= outstanding.weight;
-        self.unsettled += 1;
+        self.settling_on.waiting.push(outstanding.serial);
     }
 
-    /// Pushes a message: backlog as `offline_message`, what comes live as the event itself.
-    fn give(&mut self, node: &Inner, session: &Session, message: &Stored) {
+    /// Pushes a message: backlog as `offline_message`, what comes live as the event itself. False if the outbox has no
+    /// room for it now.
+    fn give(&mut self, node: &Inner, session: &Session, message: &Stored) -> bool {
         let asks = self.settling == Settling::Each;
         let id = asks.then(|| node.acknowledgements.next_id());
-        if self.backlog.is_some() {
-            self.replayed += 1;
-            push(session, id, |data| write_backlog(data, message));
+        let encoded = if self.backlog.is_some() {
+            encode(session, id, |data| write_backlog(data, message))
         } else {
-            push(session, id, |data| write_live(data, message));
+            encode(session, id, |data| write_live(data, message))
+        };
+        // One that cannot be encoded, though it was checked, must not keep those behind it back. It expires.
+        let Some(encoded) = encoded else { return true };
+        let weight = encoded.weight();
+        if !session.outbox.has_room_for(weight) || session.outbox.push(&encoded) != Pushed::Taken {
+            self.next_weight = weight;
+            return false;
         }
+        self.next_weight = 0;
+        self.replayed += u64::from(self.backlog.is_some());
         let by = id.unwrap_or_else(|| session.outbox.taken());
-        let weight = message.weight();
         self.outstanding.push_back(Outstanding { serial: message.serial, weight, by });
         self.outstanding_bytes += weight;
         node.metrics.offline_delivered.inc();
         if !asks {
-            // The connection looks when it has left.
+            // The courier looks when it has left.
             session.outbox.watch();
         }
+        true
     }
 }
 
-/// Sends an event of the inbox's to a session.
-fn push(session: &Session, id: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) {
+/// An event of the inbox's, for a session.
+fn encode(session: &Session, id: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) -> Option<Message> {
     let mut data = Vec::with_capacity(256);
     write(&mut data);
     match socketio::encode::event(session.parser, session.namespace.as_str(), id, &data) {
-        Ok(encoded) => {
-            session.outbox.push(&Message::packet(encoded, false));
+        Ok(encoded) => Some(Message::packet(encoded, false)),
+        Err(error) => {
+            tracing::error!(%error, "failed to encode a durable message");
+            None
         }
-        // It was checked when it was stored.
-        Err(error) => tracing::error!(%error, "failed to encode a durable message"),
     }
 }
 
@@ -328,4 +422,189 @@ fn write_live(data: &mut Vec<u8>, message: &Stored) {
     write::str(data, message.node.as_str());
     write::str(data, "ts");
     write::uint(data, message.serial.ms);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
+    use tidegate_core::memory::Exchange;
+
+    use super::*;
+    use crate::outbox::Poll;
+    use crate::rig::Rig;
+
+    fn serial(ms: u64) -> Serial {
+        Serial { ms, number: 0 }
+    }
+
+    fn stored(ms: u64, data: &str) -> Stored {
+        let mut value = Vec::new();
+        write::str(&mut value, data);
+        Stored {
+            serial: serial(ms),
+            from: None,
+            node: tidegate_core::NodeId::parse("a").unwrap(),
+            event: "e".into(),
+            data: value.into(),
+        }
+    }
+
+    fn page(messages: Vec<Stored>, upto: u64) -> Page {
+        Page { messages, upto: serial(upto), has_more: false, expired: 0 }
+    }
+
+    fn arrival(before: u64, message: Stored) -> Arrival {
+        Arrival {
+            namespace: "/".into(),
+            sessions: Vec::new(),
+            before: serial(before),
+            serial: message.serial,
+            message: Some(message),
+        }
+    }
+
+    /// What waits for the client of a polling session.
+    fn polled(session: &Session) -> String {
+        match session.outbox.poll() {
+            Poll::Ready(payload) => String::from_utf8(payload.to_vec()).unwrap(),
+            _ => String::new(),
+        }
+    }
+
+    fn count(text: &str, what: &str) -> usize {
+        text.matches(what).count()
+    }
+
+    /// A node and a session without anything in its inbox, which has heard so.
+    async fn live(settling: Settling) -> (Rig, Arc<Session>) {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let session = rig.seat("ann").await;
+        session.inbox.begin(settling, Serial::ZERO);
+        for _ in 0..2 {
+            let wanted = session.inbox.wanted(&rig.inner().window(), &session.outbox).unwrap();
+            session.inbox.read(rig.inner(), &session, &wanted, &page(vec![], 0));
+        }
+        assert_eq!(session.inbox.wanted(&rig.inner().window(), &session.outbox), None);
+        assert_eq!(count(&polled(&session), r#"["offline_message_ack",{"count":0}]"#), 1);
+        (rig, session)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_twice_while_a_page_is_on_its_way() {
+        let (rig, session) = live(Settling::Each).await;
+        let node = rig.inner();
+        session.inbox.fall_behind();
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        // Stored after the page was read, and heard of before it came.
+        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
+        session.inbox.read(node, &session, &wanted, &page(vec![], 0));
+        assert_eq!(polled(&session), "");
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        assert_eq!(wanted.span.after, Serial::ZERO);
+        session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "one"), stored(2, "two")], 2));
+        session.inbox.arrived(node, &session, &arrival(2, stored(3, "three")));
+        let given = polled(&session);
+        for data in ["one", "two", "three"] {
+            assert_eq!(count(&given, data), 1, "{given}");
+        }
+        // A late word of something that was read: a look, and nothing more.
+        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        assert_eq!(wanted.span.after, serial(3));
+        session.inbox.read(node, &session, &wanted, &page(vec![], 3));
+        assert_eq!(polled(&session), "");
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn an_inbox_that_began_anew_is_read_from_its_beginning() {
+        let (rig, session) = live(Settling::Each).await;
+        let node = rig.inner();
+        session.inbox.arrived(node, &session, &arrival(0, stored(7, "old")));
+        session.inbox.arrived(node, &session, &arrival(0, stored(3, "new")));
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        session.inbox.read(node, &session, &wanted, &page(vec![], 3));
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        assert_eq!(wanted.span.after, Serial::ZERO);
+        session.inbox.read(node, &session, &wanted, &page(vec![stored(3, "new")], 3));
+        let given = polled(&session);
+        assert_eq!((count(&given, "old"), count(&given, "new")), (1, 1), "{given}");
+        session.inbox.arrived(node, &session, &arrival(3, stored(4, "newer")));
+        assert_eq!(count(&polled(&session), "newer"), 1);
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_waits_in_the_store() {
+        let (rig, session) = live(Settling::Each).await;
+        let node = rig.inner();
+        // Each of these takes six times as much in JSON; the outbox is bounded by a mebibyte.
+        let large = |ms| stored(ms, &"\u{1}".repeat(40_000));
+        session.inbox.fall_behind();
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        session.inbox.read(node, &session, &wanted, &page((1..=10).map(large).collect(), 10));
+        assert_eq!(session.outbox.closed(), None);
+        assert!(!session.outbox.has_room_for(240_000));
+        // Nothing more is read before something has left.
+        assert_eq!(session.inbox.wanted(&node.window(), &session.outbox), None);
+        assert_eq!(count(&polled(&session), r#"["e""#), 2);
+        assert!(session.outbox.take_news(), "the courier is woken");
+        // The window counts what it really takes, too.
+        assert_eq!(
+            session.inbox.wanted(&node.window(), &session.outbox).map(|wanted| wanted.span.after),
+            Some(serial(2))
+        );
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_not_written_is_not_settled() {
+        let (rig, session) = live(Settling::Written).await;
+        let node = rig.inner();
+        session.outbox.take_news();
+        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
+        assert_eq!(session.inbox.written(&session), (false, true));
+        assert!(!session.inbox.is_to_be_queued());
+        assert!(!session.outbox.take_news(), "nothing has left");
+        assert_eq!(count(&polled(&session), "one"), 1);
+        assert!(session.outbox.take_news());
+        assert_eq!(session.inbox.written(&session), (true, false));
+        assert!(session.inbox.is_to_be_queued());
+        assert!(!session.inbox.is_to_be_queued(), "once is enough");
+        assert_eq!(session.inbox.settle(), [serial(1)]);
+        // What closes the connection does not write it out.
+        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
+        session.outbox.close(tidegate_core::DisconnectReason::SlowConsumer);
+        assert_eq!(session.inbox.written(&session), (false, true));
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_acknowledged_is_unsettled_until_the_store_says_so() {
+        let (rig, session) = live(Settling::Each).await;
+        let node = rig.inner();
+        let is_unsettled = || matches!(session.inbox.unsettled(), Unsettled::Something(_));
+        let first = node.acknowledgements.next_id() + 1;
+        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
+        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
+        assert!(!session.inbox.acknowledged(first - 1) && !is_unsettled());
+        assert!(session.inbox.acknowledged(first + 1) && is_unsettled());
+        assert_eq!(session.inbox.settle(), [serial(2)]);
+        assert!(session.inbox.acknowledged(first) && !session.inbox.acknowledged(first));
+        // Nobody answers; then the registry does not know the session.
+        for outcome in [None, Some(Settled::Absent)] {
+            session.inbox.settled(outcome);
+            assert!(is_unsettled());
+            assert_eq!(session.inbox.settle(), [serial(2), serial(1)]);
+        }
+        // Also over a new round.
+        session.inbox.begin(Settling::Each, Serial::ZERO);
+        assert!(is_unsettled());
+        session.inbox.settled(Some(Settled::Deleted(1)));
+        assert!(matches!(session.inbox.unsettled(), Unsettled::Nothing));
+        session.inbox.settled(Some(Settled::Displaced));
+        assert!(matches!(session.inbox.unsettled(), Unsettled::Lost));
+        rig.node.drain().await;
+    }
 }

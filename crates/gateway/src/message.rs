@@ -63,6 +63,24 @@ impl Message {
         self.0.volatile
     }
 
+    /// About how long it is in any form, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        match &self.0.source {
+            Source::Engine(packet) => packet.len(),
+            Source::EngineOwned(packet) => packet.len(),
+            Source::Frame(frame) => frame.len(),
+            Source::Packet(encoded) => {
+                let (head, text) = match &encoded.head {
+                    Head::Text(text) => (0, text.len()),
+                    Head::Binary(bytes) => (bytes.len(), 0),
+                };
+                let binary = head + encoded.attachments.iter().map(Bytes::len).sum::<usize>();
+                // As base64, which some transports need.
+                text + binary.div_ceil(3) * 4
+            }
+        }
+    }
+
     /// All its WebSocket frames, one after the other.
     pub(crate) fn websocket(&self) -> &Bytes {
         self.0.websocket.get_or_init(|| match &self.0.source {

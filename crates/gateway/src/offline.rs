@@ -15,7 +15,7 @@ use tidegate_protocol::socketio::ATTACHMENTS_MAX;
 use tidegate_protocol::value;
 use tokio::time::Instant;
 
-use crate::inbox::{Settling, Window};
+use crate::inbox::{Settling, Unsettled, Window};
 use crate::node::{Inner, Node};
 use crate::operation::{EVENT_DEFAULT, NIL, entry, name_field};
 use crate::reply::{Refusal, Reply};
@@ -123,9 +123,18 @@ pub(crate) fn settling(session: &Session, argument: Option<&[u8]>) -> Result<Set
     Ok(settling)
 }
 
-/// Stores what a session sends, and answers.
-pub(crate) async fn send(node: Arc<Inner>, letter: Letter, deed: Deed, reply: Reply) {
-    match store(&node, letter).await {
+/// Stores what a session sends, and answers. A registry that lost the session is given a while to know it again.
+pub(crate) async fn send(node: Arc<Inner>, session: Arc<Session>, letter: Letter, deed: Deed, reply: Reply) {
+    let deadline = Instant::now() + node.options.pulse.hold;
+    let sent = loop {
+        let sent = node.offline.send(letter.clone()).await;
+        if sent != Err(SendError::Sender(HolderError::Absent))
+            || !may_be_put_back(&node, &session, deadline).await
+        {
+            break sent;
+        }
+    };
+    match stored(&node, sent) {
         Ok(sent) => reply.ok_with(2, |out| {
             write::str(out, "id");
             write::str(out, &sent.serial.to_string());
@@ -140,9 +149,19 @@ pub(crate) async fn send(node: Arc<Inner>, letter: Letter, deed: Deed, reply: Re
     drop(deed);
 }
 
-/// Stores a letter; nothing is to be said to a sender who lost its place.
-async fn store(node: &Inner, letter: Letter) -> Result<Sent, Option<Refusal>> {
-    let outcome = node.offline.send(letter).await;
+/// Whether it is worth to ask again for a session that the registry does not know; after a while, in which it may have
+/// been put back.
+async fn may_be_put_back(node: &Inner, session: &Session, deadline: Instant) -> bool {
+    let may = Instant::now() + RETRY_AFTER < deadline && !session.is_over();
+    if may {
+        node.registrar.miss(session);
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+    may
+}
+
+/// Counts what became of a letter; nothing is to be said to a sender who lost its place.
+fn stored(node: &Inner, outcome: Result<Sent, SendError>) -> Result<Sent, Option<Refusal>> {
     match outcome {
         Ok(sent) => {
             if sent.status != Status::Duplicate {
@@ -194,7 +213,7 @@ pub(crate) async fn online(
 ) {
     let deadline = Instant::now() + node.options.pulse.hold;
     // What cannot be settled comes again.
-    let _ = settled(&session, deadline).await;
+    let _ = settled(&node, &session, deadline).await;
     match open(&node, &session, deadline).await {
         Ok(backlog) => {
             reply.ok();
@@ -215,9 +234,7 @@ async fn open(node: &Inner, session: &Session, deadline: Instant) -> Result<Seri
     session.ready.store(true, Ordering::Release);
     loop {
         match node.offline.open(holder.clone()).await {
-            Err(HolderError::Absent) if Instant::now() + RETRY_AFTER < deadline && !session.is_over() => {
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
+            Err(HolderError::Absent) if may_be_put_back(node, session, deadline).await => {}
             outcome => return outcome,
         }
     }
@@ -226,20 +243,29 @@ async fn open(node: &Inner, session: &Session, deadline: Instant) -> Result<Seri
 /// Resolves when everything that the session has acknowledged is settled.
 ///
 /// # Errors
-/// When that is not so at `deadline`.
-pub(crate) async fn settled(session: &Session, deadline: Instant) -> Result<(), Unavailable> {
-    while let Some(settled) = session.inbox.unsettled() {
-        let mut notified = std::pin::pin!(settled.notified());
+/// When that is not so at `deadline`, or never will be.
+pub(crate) async fn settled(
+    node: &Inner,
+    session: &Arc<Session>,
+    deadline: Instant,
+) -> Result<(), HolderError> {
+    loop {
+        let changed = match session.inbox.unsettled() {
+            Unsettled::Nothing => return Ok(()),
+            Unsettled::Lost => return Err(HolderError::Displaced),
+            Unsettled::Something(changed) => changed,
+        };
+        // It may have been turned away before, for want of room.
+        node.registrar.settle(session);
+        let mut notified = std::pin::pin!(changed.notified());
         // Registered before the next look, so that nothing in between is missed.
         notified.as_mut().enable();
-        if session.inbox.unsettled().is_none() {
-            return Ok(());
-        }
-        if tokio::time::timeout_at(deadline, notified).await.is_err() {
-            return Err(Unavailable);
+        if matches!(session.inbox.unsettled(), Unsettled::Something(_))
+            && tokio::time::timeout_at(deadline, notified).await.is_err()
+        {
+            return Err(Unavailable.into());
         }
     }
-    Ok(())
 }
 
 /// A durable message that comes by HTTP.
@@ -287,7 +313,7 @@ impl Node {
         let checked = check_content(&event, &value, node.options.offline.message_bytes_max);
         checked.inspect_err(|refusal| node.metrics.offline_rejected(refusal.code))?;
         let letter = Letter { to, from: Sender::Operator, event, data: value.into(), id, ttl };
-        let sent = store(node, letter).await.map_err(|refusal| {
+        let sent = stored(node, node.offline.send(letter).await).map_err(|refusal| {
             // The operator holds no place that it could lose.
             refusal.unwrap_or_else(|| Refusal::new(ErrorCode::Unavailable, "the store does not answer"))
         })?;

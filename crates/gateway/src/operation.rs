@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 
+use tidegate_core::offline::HolderError;
 use tidegate_core::{EVENTS_RESERVED, ErrorCode, Flags, MessageId, Publication, Room, Rooms};
 use tidegate_msgpack::{Reader, Token, write};
 use tidegate_protocol::socketio::ATTACHMENTS_MAX;
@@ -12,6 +13,7 @@ use tidegate_protocol::value;
 use tokio::time::Instant;
 
 use crate::clock::unix_ms;
+use crate::inbox::Unsettled;
 use crate::namespaces::Operation;
 use crate::node::Inner;
 use crate::offline;
@@ -106,9 +108,8 @@ pub(crate) fn perform(
                 node.refresh(session);
             }
             // Answered after everything that the client has acknowledged before it.
-            if session.inbox.unsettled().is_some() {
-                let deadline = Instant::now() + node.options.pulse.hold;
-                return Some(beat(Arc::clone(session), deadline, deed, reply).boxed());
+            if !matches!(session.inbox.unsettled(), Unsettled::Nothing) {
+                return Some(beat(Arc::clone(node), Arc::clone(session), deed, reply).boxed());
             }
             answer_heartbeat(reply);
             return None;
@@ -123,7 +124,10 @@ pub(crate) fn perform(
             Err(refusal) => refusal,
         },
         Operation::Send => match offline::letter(node, session, event.argument()) {
-            Ok(letter) => return Some(offline::send(Arc::clone(node), letter, deed, reply).boxed()),
+            Ok(letter) => {
+                let (node, session) = (Arc::clone(node), Arc::clone(session));
+                return Some(offline::send(node, session, letter, deed, reply).boxed());
+            }
             Err(refusal) => {
                 node.metrics.offline_rejected(refusal.code);
                 refusal
@@ -149,9 +153,12 @@ fn answer_heartbeat(reply: Reply) {
 }
 
 /// A heartbeat that waits for acknowledgements to be settled.
-async fn beat(session: Arc<Session>, deadline: Instant, deed: Deed, reply: Reply) {
-    match offline::settled(&session, deadline).await {
+async fn beat(node: Arc<Inner>, session: Arc<Session>, deed: Deed, reply: Reply) {
+    let deadline = Instant::now() + node.options.pulse.hold;
+    match offline::settled(&node, &session, deadline).await {
         Ok(()) => answer_heartbeat(reply),
+        // It has lost its place, and will hear so.
+        Err(HolderError::Displaced) => {}
         Err(_) => reply.refuse(&Refusal::new(
             ErrorCode::Unavailable,
             "not everything that was acknowledged is known to be settled",

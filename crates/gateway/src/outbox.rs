@@ -533,6 +533,13 @@ impl Outbox {
         self.state.lock().bytes == 0
     }
 
+    /// Whether something of this size, in bytes, may be added that need not leave now: half of the bound is for what
+    /// must. One that is larger than that has room where nothing waits.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        let state = self.state.lock();
+        state.bytes == 0 || state.bytes + bytes <= self.bytes_max / 2
+    }
+
     /// A mark behind everything that was pushed so far; see [`Outbox::has_written`].
     pub(crate) fn taken(&self) -> u64 {
         self.state.lock().taken
@@ -553,9 +560,9 @@ impl Outbox {
         }
     }
 
-    /// Whether the courier is woken whenever something leaves.
-    pub(crate) fn watch_while(&self, watched: bool) {
-        self.state.lock().watched = watched;
+    /// The courier need not be woken any more.
+    pub(crate) fn unwatch(&self) {
+        self.state.lock().watched = false;
     }
 
     /// Wakes the connection's courier.

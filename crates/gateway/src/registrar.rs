@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use foldhash::HashMap;
+use foldhash::HashSet;
 use parking_lot::Mutex;
-use tidegate_core::offline::{Serial, Settlement, Unavailable};
+use tidegate_core::offline::{Settled, Settlement};
 use tidegate_core::registry::{Error, Gone, Refresh, Stay};
 use tidegate_core::{OfflineStore, SessionId, SessionRegistry};
 use tokio::sync::Notify;
@@ -38,8 +38,8 @@ const BATCH_MAX: usize = 256;
 type Entered = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 enum Entry {
-    /// A session has acknowledged durable messages.
-    Settle(Arc<Session>, Vec<Serial>),
+    /// A session has acknowledged durable messages, which its inbox knows.
+    Settle(Arc<Session>),
     Release(Gone),
     Refresh(Refresh),
     /// A session came to a room or left it; whoever waits for the cluster to know is told.
@@ -52,17 +52,29 @@ pub(crate) struct Registrar {
     filled: Notify,
     /// Something was left out, so that the registry may hold what has ended here.
     owing: AtomicBool,
+    /// Live sessions here that the cluster did not know.
+    missed: Mutex<HashSet<SessionId>>,
+    misses: Notify,
     metrics: Arc<Metrics>,
 }
 
 impl Registrar {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { queue: Mutex::default(), filled: Notify::new(), owing: AtomicBool::new(false), metrics }
+        Self {
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            owing: AtomicBool::new(false),
+            missed: Mutex::default(),
+            misses: Notify::new(),
+            metrics,
+        }
     }
 
-    /// The session has acknowledged durable messages. Its inbox is told when they are settled.
-    pub(crate) fn settle(&self, session: &Arc<Session>, serials: Vec<Serial>) {
-        self.push(Entry::Settle(Arc::clone(session), serials));
+    /// The session has acknowledged durable messages. Its inbox is told what became of them.
+    pub(crate) fn settle(&self, session: &Arc<Session>) {
+        if session.inbox.is_to_be_queued() {
+            self.push(Entry::Settle(Arc::clone(session)));
+        }
     }
 
     /// The session ended.
@@ -116,8 +128,8 @@ impl Registrar {
 
     fn fail(&self, entry: Entry) {
         match entry {
-            // It comes again, and whoever asks whether it is settled is not told that it is.
-            Entry::Settle(..) => {}
+            // The next acknowledgement, or whoever asks whether all are settled, tries again.
+            Entry::Settle(session) => session.inbox.not_queued(),
             Entry::Stay(_, Some(then)) => {
                 self.owe();
                 then(Err(Error));
@@ -184,7 +196,7 @@ impl Registrar {
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for entry in run {
             match entry {
-                Entry::Settle(session, serials) => acknowledged.push((session, serials)),
+                Entry::Settle(session) => acknowledged.push(session),
                 Entry::Release(session) => gone.push(session),
                 Entry::Refresh(refresh) => changed.push(refresh),
                 Entry::Stay(stay, then) => stays.push((stay, then)),
@@ -228,40 +240,56 @@ impl Registrar {
     async fn settle_all(
         &self,
         offline: &dyn OfflineStore,
-        acknowledged: Vec<(Arc<Session>, Vec<Serial>)>,
+        acknowledged: Vec<Arc<Session>>,
     ) -> Result<(), Error> {
-        if acknowledged.is_empty() {
-            return Ok(());
-        }
-        // One settlement a session, in the order in which they were first heard of.
-        let mut places: HashMap<SessionId, usize> = HashMap::default();
-        let mut sessions: Vec<Arc<Session>> = Vec::new();
-        let mut settlements: Vec<Settlement> = Vec::new();
-        for (session, serials) in acknowledged {
+        let (mut sessions, mut settlements) = (Vec::new(), Vec::new());
+        for session in acknowledged {
+            let serials = session.inbox.settle();
             // Only a session with a place has an inbox.
-            let Some(holder) = session.holder() else { continue };
-            let at = *places.entry(session.id).or_insert(settlements.len());
-            if at == settlements.len() {
+            if let Some(holder) = session.holder().filter(|_| !serials.is_empty()) {
                 settlements.push(Settlement { holder, serials });
                 sessions.push(session);
-            } else {
-                settlements[at].serials.extend(serials);
             }
         }
-        match offline.settle(settlements.clone()).await {
-            Ok(deleted) => {
-                self.metrics.offline_acknowledged.inc_by(deleted.iter().sum());
-                for (session, settlement) in sessions.iter().zip(&settlements) {
-                    session.inbox.settled(settlement.serials.len());
-                }
-                Ok(())
+        if settlements.is_empty() {
+            return Ok(());
+        }
+        let Ok(settled) = offline.settle(settlements).await else {
+            for session in &sessions {
+                session.inbox.settled(None);
             }
-            Err(Unavailable) => {
-                let again = sessions.into_iter().zip(settlements);
-                self.put_back(again.map(|(session, settlement)| Entry::Settle(session, settlement.serials)));
-                Err(Error)
+            let again = sessions.iter().filter(|session| session.inbox.is_to_be_queued());
+            self.put_back(again.cloned().map(Entry::Settle).collect::<Vec<_>>().into_iter());
+            return Err(Error);
+        };
+        for (session, outcome) in sessions.iter().zip(settled) {
+            session.inbox.settled(Some(outcome));
+            match outcome {
+                Settled::Deleted(messages) => self.metrics.offline_acknowledged.inc_by(messages),
+                Settled::Displaced => {}
+                // It is settled once the session has been put back; of one that is over, it comes again.
+                Settled::Absent => self.miss(session),
             }
         }
+        Ok(())
+    }
+
+    /// The cluster does not know the session: it is to be looked at before its turn.
+    pub(crate) fn miss(&self, session: &Session) {
+        if !session.is_over() {
+            self.missed.lock().insert(session.id);
+            self.misses.notify_one();
+        }
+    }
+
+    /// Sessions that the cluster did not know, since the last call.
+    pub(crate) fn take_missed(&self) -> Vec<SessionId> {
+        self.missed.lock().drain().collect()
+    }
+
+    /// Resolves when there are some.
+    pub(crate) async fn has_missed(&self) {
+        self.misses.notified().await;
     }
 
     /// Tells those who wait that the cluster cannot be told now. What is before them is written until it is, which may

@@ -193,7 +193,7 @@ impl RedisBroker {
     #[must_use]
     pub fn offline(&self, quotas: Quotas) -> Arc<dyn OfflineStore> {
         let replication = (quotas.wait_replicas > 0)
-            .then(|| Replication::new(Arc::clone(&self.server), self.command_timeout));
+            .then(|| Replication::new(Arc::clone(&self.server), self.sessions.clone(), self.command_timeout));
         Arc::new(Offline(Arc::new(Inboxes::new(Arc::clone(&self.registry), quotas, replication))))
     }
 }

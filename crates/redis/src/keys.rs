@@ -8,9 +8,9 @@
 //! | `{prefix}:{node:ID}:stays:INC` | set | `[namespace, room, user, device, session]`: the rooms its sessions may be in | none | as above |
 //! | `{prefix}:nodes` | hash | incarnation -> an entry of `nodes.rs` | none | the incarnation it names, by `lua/enlist.lua`; whoever takes over from it, by `lua/reap_*.lua`. Deleted when the node stops in good order, else a day after it was taken over |
 //! | `{prefix}:{NS\|USER}:sessions` | hash | session -> a row or a mark of `row.rs` | 24 h from the latest claim, check or refresh: far more than a live session goes without one | `lua/claim.lua` and its neighbours |
-//! | `{prefix}:{NS\|USER}:inbox` | stream | `x` when it expires (Unix ms), `m` a message of `inbox.rs` | `offline.age_max` and an hour from the latest message; an hour when it is empty | `lua/send.lua` and its neighbours |
-//! | `{prefix}:{NS\|USER}:inbox:known` | hash | `bytes`, `last`, `aged`, `timed`: what `lua/inbox.lua` knows about it | as above | as above |
-//! | `{prefix}:{NS\|USER}:inbox:timed` | sorted set | serials of messages that expire before their time, by when (Unix ms) | as above; gone with the last message | as above |
+//! | `{prefix}:{NS\|USER}:inbox` | stream | `x` when it expires (Unix ms), `m` a message of `inbox.rs` | one to two hours from when its last message expires; an hour when it is empty | `lua/send.lua` and its neighbours |
+//! | `{prefix}:{NS\|USER}:inbox:known` | hash | `bytes`, `last`, `latest`, `aged`, `timed`, `kept`: what `lua/inbox.lua` knows about it | as above | as above |
+//! | `{prefix}:{NS\|USER}:inbox:timed` | sorted set | serials of messages that expire before an older one, by when (Unix ms) | as above; gone with the last message | as above |
 //! | `{prefix}:{NS\|USER}:id:SENDER\|ID` | string | the serial of the first message with this idempotency key | `offline.id_ttl` | `lua/send.lua` |
 //! | `{prefix}:{NS\|USER}:attempts` | string | what the user has sent in this minute | the minute | `lua/token.lua` |
 //! | `{prefix}:{NS\|BUCKET}:rooms` | hash | room -> how many users are in it | none | `lua/enter.lua`, `lua/depart.lua` |

@@ -286,6 +286,30 @@ mod tests {
         }
     }
 
+    /// As `lua/send.lua` publishes it, in one order of keys that Lua may choose.
+    #[test]
+    fn an_arrival_is_read() {
+        let bytes = b"\x82\xa4kind\x81\xa7Arrived\x85\xa9namespace\xa1/\xa6serial\xa4\x31\x37-0\
+            \xa8sessions\x91\xb4sssssssssssssssssss1\xa6before\xa4\x31\x36-2\xa7message\xa6\x94\xc0\xa1e\xa1n\xa1v\x01";
+        let damaged = NodeMessage::decode(bytes).unwrap();
+        let NodeMessage::Arrived(arrived) = damaged else { panic!("another kind") };
+        let arrival = arrived.arrival().unwrap();
+        assert_eq!(arrival.sessions, [SessionId::parse("sssssssssssssssssss1").unwrap()]);
+        let serial = |ms, number| Serial { ms, number };
+        assert_eq!((arrival.before, arrival.serial), (serial(16, 2), serial(17, 0)));
+        // Its data is missing: it is read from the inbox.
+        assert_eq!(arrival.message, None);
+        for (before, after) in [(&b"\x31\x37-0"[..], &b"\x31\x37+0"[..]), (b"ssss1", b"ss ss")] {
+            let at = bytes.windows(before.len()).position(|window| window == before).unwrap();
+            let mut spoilt = bytes.to_vec();
+            spoilt[at..at + before.len()].copy_from_slice(after);
+            let NodeMessage::Arrived(arrived) = NodeMessage::decode(&spoilt).unwrap() else {
+                panic!("another kind")
+            };
+            assert_eq!(arrived.arrival(), Err(Unknown));
+        }
+    }
+
     #[test]
     fn what_another_version_says_is_unknown() {
         let newer_version = b"\x82\xa1v\x02\xa4kind\x81\xa5Pulse\x82\xabincarnation\xa3abc\xa6number\x07";

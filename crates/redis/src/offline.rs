@@ -11,8 +11,8 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use redis::{Cmd, FromRedisValue, Value};
 use tidegate_core::OfflineStore;
 use tidegate_core::offline::{
-    Full, Holder, HolderError, Letter, Page, Quotas, SendError, Sender, Sent, Serial, Settlement, Span,
-    Status, Stored, Unavailable,
+    Full, Holder, HolderError, Letter, Page, Quotas, SendError, Sender, Sent, Serial, Settled, Settlement,
+    Span, Status, Stored, Unavailable,
 };
 use tidegate_core::registry::{Error, Place};
 
@@ -21,10 +21,19 @@ use crate::packed;
 use crate::registry::Registry;
 use crate::replication::Replication;
 use crate::scripts::{BATCH_MAX, Verb};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Most bytes of a message that nodes are told along with its arrival, so that a full queue of a node's own channel
 /// stays within some 64 MiB. Larger ones are read from the inbox.
 const INLINE_BYTES_MAX: usize = 4 * 1024;
+
+/// Most bytes of one page, of which a first message may take more: half a millisecond of Redis.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Pages that may be under way at once. Thousands of sessions come back at the same moment, and a pulse waits behind
+/// what was sent before it: behind so many of the largest pages, for less than twenty milliseconds.
+const READERS_MAX: usize = 32;
 
 /// The port. Every call runs on its own, and is given up when its future is dropped.
 pub(crate) struct Offline(pub(crate) Arc<Inboxes>);
@@ -35,6 +44,8 @@ pub(crate) struct Inboxes {
     quotas: Quotas,
     /// The way of what waits for replicas.
     replication: Option<Replication>,
+    /// A permit for each page that may be read.
+    readers: Semaphore,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -47,7 +58,7 @@ fn unavailable(_: Error) -> Unavailable {
 
 impl Inboxes {
     pub(crate) fn new(registry: Arc<Registry>, quotas: Quotas, replication: Option<Replication>) -> Self {
-        Self { registry, quotas, replication }
+        Self { registry, quotas, replication, readers: Semaphore::new(READERS_MAX) }
     }
 
     async fn ask<T: FromRedisValue>(&self, label: &'static str, command: Cmd) -> Result<T, Unavailable> {
@@ -65,9 +76,20 @@ impl Inboxes {
         command
     }
 
+    /// Both steps, within one command timeout.
     async fn send(&self, letter: &Letter) -> Result<Sent, SendError> {
+        let limit = self.registry.scripts.timeout;
+        tokio::time::timeout(limit, self.send_in_time(letter)).await.unwrap_or(Err(Unavailable.into()))
+    }
+
+    async fn send_in_time(&self, letter: &Letter) -> Result<Sent, SendError> {
+        let began = Instant::now();
         if let Sender::Session(holder) = &letter.from {
             self.take_token(holder).await?;
+        }
+        if began.elapsed() > self.registry.fence_after {
+            // The sender may have lost its place since, and whoever has it may have been answered.
+            return Err(Unavailable.into());
         }
         let command = self.sending(letter);
         let answer: Vec<Value> = match &self.replication {
@@ -107,18 +129,15 @@ impl Inboxes {
         if let Some(id) = &letter.id {
             all.push(keys.idempotency(&letter.to, letter.from.user().map(|user| &**user), id));
         }
-        let age_max = self.quotas.age_max;
-        let ttl = letter.ttl.filter(|ttl| *ttl < age_max);
+        let ttl = letter.ttl.unwrap_or(self.quotas.age_max).min(self.quotas.age_max);
         let mut command = scripts.verbs.send.on(&all);
         command
             .arg(keys.node_channel_front())
             .arg(letter.to.namespace.as_str())
             .arg(inbox::encode(letter, node))
-            .arg(millis(ttl.unwrap_or(age_max)))
-            .arg(u8::from(ttl.is_some()))
+            .arg(millis(ttl))
             .arg(self.quotas.messages_max)
             .arg(self.quotas.bytes_max)
-            .arg(millis(age_max))
             .arg(millis(self.quotas.id_ttl).max(1))
             .arg(u8::from(self.replication.is_some()))
             .arg(INLINE_BYTES_MAX);
@@ -153,12 +172,14 @@ impl Inboxes {
     }
 
     async fn read(&self, holder: &Holder, span: &Span) -> Result<Page, HolderError> {
+        // Never closed.
+        let Ok(_turn) = self.readers.acquire().await else { return Err(Unavailable.into()) };
         let mut command = self.as_holder(&self.registry.scripts.verbs.read, holder);
         command
             .arg(span.after.to_string())
             .arg(span.until.map(|until| until.to_string()).unwrap_or_default())
             .arg(span.messages_max.max(1))
-            .arg(span.bytes_max);
+            .arg(span.bytes_max.min(PAGE_BYTES_MAX));
         let mut answer = self.ask::<Vec<Value>>("read", command).await?.into_iter();
         self.allowed(&mut answer)?;
         let mut page = || {
@@ -194,7 +215,7 @@ impl Inboxes {
         }
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<u64>, Unavailable> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, Unavailable> {
         let scripts = &self.registry.scripts;
         let mut settled = Vec::with_capacity(settlements.len());
         for batch in settlements.chunks(BATCH_MAX) {
@@ -207,8 +228,10 @@ impl Inboxes {
             });
             let mut answers = scripts.ask("settle", commands.collect()).await.map_err(unavailable)?;
             for _ in batch {
-                let deleted: i64 = scripts.next(&mut answers).map_err(unavailable)?;
-                settled.push(u64::try_from(deleted).unwrap_or(0));
+                settled.push(match scripts.next::<i64>(&mut answers).map_err(unavailable)? {
+                    -1 => Settled::Displaced,
+                    deleted => u64::try_from(deleted).map_or(Settled::Absent, Settled::Deleted),
+                });
             }
         }
         Ok(settled)
@@ -245,7 +268,7 @@ impl OfflineStore for Offline {
         async move { inboxes.read(&holder, &span).await }.boxed()
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'static, Result<Vec<u64>, Unavailable>> {
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'static, Result<Vec<Settled>, Unavailable>> {
         let inboxes = Arc::clone(&self.0);
         async move { inboxes.settle(&settlements).await }.boxed()
     }

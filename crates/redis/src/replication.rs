@@ -7,14 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{Connection, Manager, Pool};
+use deadpool_redis::{Connection, Hook, HookError, Manager, Pool};
 use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, Cmd, RedisError, Value};
 use tidegate_core::offline::Unavailable;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::scripts::{Verb, is_unknown_script, load};
-use crate::server::{Role, Server};
+use crate::server::{Role, Server, Session};
 
 /// Connections at most. Each carries one write that waits, usually for less than a millisecond.
 const CONNECTIONS_MAX: usize = 16;
@@ -26,19 +27,47 @@ const ANSWER_SHARE: u32 = 10;
 pub(crate) struct Replication {
     server: Arc<Server>,
     timeout: Duration,
-    /// To whoever was the master when it was made. Gone once something went wrong with it; the next write looks again
-    /// where the master is.
-    pool: Mutex<State>,
+    /// The connection for commands, which is known to lead to a master.
+    sessions: watch::Receiver<Option<Session>>,
+    state: Mutex<State>,
 }
 
 enum State {
-    Open(Option<Pool>),
+    /// There is a pool once it is needed, until something goes wrong with it; the next write looks again where the
+    /// master is.
+    Open(Option<Open>),
     Closed,
 }
 
+struct Open {
+    pool: Pool,
+    /// The connection for commands when the pool was made.
+    session: Session,
+}
+
+/// A connection of the pool's. Unless it is given back, it is closed: what is under way on it is nobody's any more, and
+/// would hold up whoever has it next.
+struct Lent(Option<Connection>);
+
+impl Lent {
+    fn give_back(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.take().map(Connection::take);
+    }
+}
+
 impl Replication {
-    pub(crate) fn new(server: Arc<Server>, timeout: Duration) -> Self {
-        Self { server, timeout, pool: Mutex::new(State::Open(None)) }
+    pub(crate) fn new(
+        server: Arc<Server>,
+        sessions: watch::Receiver<Option<Session>>,
+        timeout: Duration,
+    ) -> Self {
+        Self { server, sessions, timeout, state: Mutex::new(State::Open(None)) }
     }
 
     /// Carries out `command`, which is `verb` on something, and waits until `replicas` have what it wrote.
@@ -52,38 +81,30 @@ impl Replication {
         replicas: u32,
     ) -> Result<Value, Unavailable> {
         let deadline = Instant::now() + self.timeout;
+        let late = |_| Unavailable;
+        let pool = tokio::time::timeout_at(deadline, self.pool()).await.map_err(late)??;
         let attempt = async {
-            let pool = self.pool().await?;
-            let mut connection = pool.get().await.map_err(|error| {
+            let connection = pool.get().await.map_err(|error| {
                 tracing::debug!(%error, "failed to get a connection for a write that waits");
-                self.forget(&pool);
                 Unavailable
             })?;
-            let answers = self.write_and_wait(&mut connection, verb, &command, replicas, deadline).await;
-            if answers.is_err() {
-                // What is under way on it is nobody's any more.
-                drop(Connection::take(connection));
-                self.forget(&pool);
-            }
-            answers
+            let mut lent = Lent(Some(connection));
+            let answer = self.write_and_wait(&mut lent, verb, &command, replicas, deadline).await;
+            lent.give_back();
+            answer
         };
-        let outcome = tokio::time::timeout_at(deadline, attempt).await;
-        outcome.unwrap_or_else(|_| {
-            let current = match &*self.pool.lock() {
-                State::Open(current) => current.clone(),
-                State::Closed => None,
-            };
+        let outcome =
+            tokio::time::timeout_at(deadline, attempt).await.map_err(late).and_then(|outcome| outcome);
+        if outcome.is_err() {
             // The server may be gone without a word, and another one in its place.
-            if let Some(current) = current {
-                self.forget(&current);
-            }
-            Err(Unavailable)
-        })
+            self.forget(&pool);
+        }
+        outcome
     }
 
     async fn write_and_wait(
         &self,
-        connection: &mut Connection,
+        lent: &mut Lent,
         verb: &Verb,
         command: &Cmd,
         replicas: u32,
@@ -93,6 +114,7 @@ impl Replication {
             tracing::debug!(%error, "failed to write something that waits for replicas");
             Unavailable
         };
+        let connection = lent.0.as_mut().ok_or(Unavailable)?;
         let mut answers = exchange(connection, command, replicas, deadline).await.map_err(failed)?;
         if answers.first().is_some_and(is_unknown_script) {
             connection.send_packed_command(&load(verb)).await.map_err(failed)?;
@@ -114,10 +136,12 @@ impl Replication {
     }
 
     async fn pool(&self) -> Result<Pool, Unavailable> {
-        match &*self.pool.lock() {
-            State::Open(Some(pool)) => return Ok(pool.clone()),
-            State::Open(None) => {}
-            State::Closed => return Err(Unavailable),
+        // The commands go to a master, as far as is known. When they went to another server before, so does the pool.
+        let session = self.sessions.borrow().clone().ok_or(Unavailable)?;
+        if let State::Open(Some(open)) = &*self.state.lock()
+            && !open.session.broken.is_cancelled()
+        {
+            return Ok(open.pool.clone());
         }
         let failed = |error: RedisError| {
             tracing::debug!(%error, "failed to find the server for writes that wait");
@@ -129,17 +153,23 @@ impl Replication {
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None);
         let manager = Manager::new_with_config(info, config).map_err(failed)?;
-        let pool = Pool::builder(manager).max_size(CONNECTIONS_MAX).build().map_err(|error| {
+        let server = Arc::clone(&self.server);
+        let check = Hook::async_fn(move |connection, _| {
+            let server = Arc::clone(&server);
+            Box::pin(async move { server.check_role(connection).await.map_err(HookError::Backend) })
+        });
+        let builder = Pool::builder(manager).max_size(CONNECTIONS_MAX).post_create(check);
+        let pool = builder.build().map_err(|error| {
             tracing::error!(%error, "failed to make a pool");
             Unavailable
         })?;
-        let mut state = self.pool.lock();
+        let mut state = self.state.lock();
         match &*state {
             State::Closed => Err(Unavailable),
             // Somebody else was faster.
-            State::Open(Some(pool)) => Ok(pool.clone()),
-            State::Open(None) => {
-                *state = State::Open(Some(pool.clone()));
+            State::Open(Some(open)) if !open.session.broken.is_cancelled() => Ok(open.pool.clone()),
+            State::Open(_) => {
+                *state = State::Open(Some(Open { pool: pool.clone(), session }));
                 Ok(pool)
             }
         }
@@ -147,20 +177,18 @@ impl Replication {
 
     /// Something went wrong with `pool`. What is under way on it may finish.
     fn forget(&self, pool: &Pool) {
-        let mut state = self.pool.lock();
-        if let State::Open(Some(current)) = &*state
-            && std::ptr::eq(current.manager(), pool.manager())
+        let mut state = self.state.lock();
+        if let State::Open(Some(open)) = &*state
+            && std::ptr::eq(open.pool.manager(), pool.manager())
         {
             *state = State::Open(None);
         }
-        drop(state);
-        pool.close();
     }
 
     pub(crate) fn close(&self) {
-        let state = std::mem::replace(&mut *self.pool.lock(), State::Closed);
-        if let State::Open(Some(pool)) = state {
-            pool.close();
+        let state = std::mem::replace(&mut *self.state.lock(), State::Closed);
+        if let State::Open(Some(open)) = state {
+            open.pool.close();
         }
     }
 }

@@ -86,6 +86,14 @@ impl Server {
         Ok(info)
     }
 
+    /// Whether the server is the master, where sentinels are asked for it: they may be behind.
+    pub(crate) async fn check_role(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        if self.target.sentinels.is_none() {
+            return Ok(());
+        }
+        sentinel::check_role(connection, self.attempt_timeout).await
+    }
+
     /// Connects, once. `on_push` sees what the server sends unasked, and must not block.
     pub(crate) async fn open(
         &self,
@@ -103,9 +111,7 @@ impl Server {
                 Ok::<(), std::convert::Infallible>(())
             });
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        if self.target.sentinels.is_some() {
-            sentinel::check_role(&mut connection, self.attempt_timeout).await?;
-        }
+        self.check_role(&mut connection).await?;
         if role == Role::Commands {
             // The subscription names itself, and asks for its id besides.
             let mut name = redis::cmd("CLIENT");

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use tidegate_core::OfflineStore;
 use tidegate_core::offline::{
     Arrival, Full, Holder, HolderError, Letter, Message, Page, Quotas, SendError, Sender, Sent, Serial,
-    Settlement, Span, Status, Stored,
+    Settled, Settlement, Span, Status, Stored,
 };
 use tidegate_core::registry::{Claim, Place, Policy, Refresh, Transport, Verdict};
 use tidegate_msgpack::write;
 use tokio::task::JoinSet;
 
 use crate::broker_suite::Event;
-use crate::registry_suite::{Cluster, Node, ODD_NAMES, claim, claim_as, gone, node, pair, place, stale};
+use crate::registry_suite::{Cluster, Node, ODD_NAMES, claim, claim_as, node, pair, place, stale};
 
 /// A session of the claim, as the owner of its inbox.
 #[must_use]
@@ -74,7 +74,17 @@ async fn read(store: &Arc<dyn OfflineStore>, held: &Claim) -> Page {
 async fn settle(store: &Arc<dyn OfflineStore>, held: &Claim, serials: &[Serial]) -> u64 {
     let settlement = Settlement { holder: holder(held), serials: serials.to_vec() };
     let settled = store.settle(vec![settlement]).await.expect("the store is up");
-    let [settled] = settled.try_into().expect("one number a settlement");
+    let [settled] = settled.try_into().expect("one outcome a settlement");
+    match settled {
+        Settled::Deleted(messages) => messages,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn refused(store: &Arc<dyn OfflineStore>, held: &Claim, serial: Serial) -> Settled {
+    let settlement = Settlement { holder: holder(held), serials: vec![serial] };
+    let [settled] =
+        store.settle(vec![settlement]).await.expect("the store is up").try_into().expect("one outcome");
     settled
 }
 
@@ -307,6 +317,16 @@ pub async fn what_expires_makes_room(cluster: &impl Cluster) {
     sent(&old, letter("carl", "y")).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(stored(&old, "carl").await, Stored { count: 0, bytes: 0, expired: 2 });
+
+    // What was promised for longer is kept for longer, and what is promised for less goes before it.
+    let eve = a.hold(claim("eve", "phone")).await;
+    sent(&store, letter("eve", "long")).await;
+    let young = sent(&old, letter("eve", "short")).await.serial;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waiting = stored(&old, "eve").await;
+    assert_eq!((waiting.count, waiting.expired), (1, 1));
+    let page = read(&old, &eve).await;
+    assert_eq!((texts(&page), page.upto), (vec![text("long")], young));
 }
 
 /// Tests.
@@ -399,6 +419,12 @@ pub async fn ready_stays_ready(cluster: &impl Cluster) {
     assert_eq!(a.find("bob").await[0].transport, Transport::Polling);
     assert_eq!(a.check(&bob, true).await, Verdict::Held);
     assert_eq!(sent(&store, letter("bob", "1")).await.status, Status::Live);
+    // A registry that has lost only that learns it by a check.
+    let desk = a.hold(claim("eve", "desk")).await;
+    assert_eq!(sent(&store, letter("eve", "1")).await.status, Status::Stored);
+    assert_eq!(a.check(&Claim { ready: true, ..desk.clone() }, true).await, Verdict::Held);
+    assert_eq!(a.check(&desk, true).await, Verdict::Held);
+    assert_eq!(sent(&store, letter("eve", "2")).await.status, Status::Live);
     // One that is put back is as ready as it says.
     for ready in [false, true] {
         a.release(&bob).await;
@@ -407,7 +433,7 @@ pub async fn ready_stays_ready(cluster: &impl Cluster) {
         let status = if ready { Status::Live } else { Status::Stored };
         assert_eq!(sent(&store, letter("bob", "2")).await.status, status);
     }
-    assert_eq!(arrivals(&a).await.len(), 2);
+    assert_eq!(arrivals(&a).await.len(), 3);
 }
 
 /// Tests.
@@ -422,14 +448,14 @@ pub async fn a_stale_claim_does_nothing_in_an_inbox(cluster: &impl Cluster) {
     for loser in [&old, &stale(&young)] {
         assert_eq!(here.open(holder(loser)).await, Err(HolderError::Displaced));
         assert_eq!(here.read(holder(loser), span).await, Err(HolderError::Displaced));
-        assert_eq!(settle(&here, loser, &[serial]).await, 0);
+        assert_eq!(refused(&here, loser, serial).await, Settled::Displaced);
         let sent = here.send(letter_of(loser, "carl", "x")).await;
         assert_eq!(sent, Err(SendError::Sender(HolderError::Displaced)));
     }
     let stranger = claim("bob", "desk");
     assert_eq!(here.open(holder(&stranger)).await, Err(HolderError::Absent));
     assert_eq!(here.read(holder(&stranger), span).await, Err(HolderError::Absent));
-    assert_eq!(settle(&here, &stranger, &[serial]).await, 0);
+    assert_eq!(refused(&here, &stranger, serial).await, Settled::Absent);
     let sent = here.send(letter_of(&stranger, "carl", "x")).await;
     assert_eq!(sent, Err(SendError::Sender(HolderError::Absent)));
     assert_eq!(stored(&here, "carl").await.count, 0);
@@ -440,8 +466,7 @@ pub async fn a_stale_claim_does_nothing_in_an_inbox(cluster: &impl Cluster) {
     // Of several settlements each counts by itself.
     let serial = self::sent(&there, letter("bob", "2")).await.serial;
     let both = [&old, &young].map(|held| Settlement { holder: holder(held), serials: vec![serial] });
-    assert_eq!(there.settle(both.into()).await, Ok(vec![0, 1]));
-    let _ = gone(&old);
+    assert_eq!(there.settle(both.into()).await, Ok(vec![Settled::Displaced, Settled::Deleted(1)]));
 }
 
 /// Tests.

@@ -11,7 +11,7 @@ use super::{Exchange, State};
 use crate::ids::{Incarnation, NodeId, SessionId};
 use crate::offline::{
     Arrival, Holder, HolderError, Letter, OfflineStore, Page, Quotas, SendError, Sender, Sent, Serial,
-    Settlement, Span, Status, Stored, Unavailable,
+    Settled, Settlement, Span, Status, Stored, Unavailable,
 };
 use crate::registry::Place;
 
@@ -100,14 +100,14 @@ impl OfflineStore for Post {
         }))
     }
 
-    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'static, Result<Vec<u64>, Unavailable>> {
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'static, Result<Vec<Settled>, Unavailable>> {
         Self::now(self.step(|state, _| {
-            let each = settlements.iter().map(|Settlement { holder, serials }| {
-                if state.places.holds(holder).is_err() {
-                    return 0;
-                }
-                state.inboxes.settle(&holder.place, serials)
-            });
+            let each =
+                settlements.iter().map(|Settlement { holder, serials }| match state.places.holds(holder) {
+                    Ok(()) => Settled::Deleted(state.inboxes.settle(&holder.place, serials)),
+                    Err(HolderError::Displaced) => Settled::Displaced,
+                    Err(_) => Settled::Absent,
+                });
             Ok(each.collect())
         }))
     }

@@ -97,11 +97,15 @@ impl Places {
     ) -> (Verdict, Vec<Told>) {
         let there = self
             .0
-            .get(&held.place)
-            .and_then(|entries| entries.iter().find(|entry| entry.row.session == held.session));
+            .get_mut(&held.place)
+            .and_then(|entries| entries.iter_mut().find(|entry| entry.row.session == held.session));
         let verdict = match there {
             Some(Entry { mark: Some(mark), .. }) => Verdict::Evicted(mark.evicted.clone()),
-            Some(entry) if entry.row.claim == held.id => Verdict::Held,
+            Some(entry) if entry.row.claim == held.id => {
+                // Of what was lost, it may be only that the session is ready.
+                entry.ready |= held.ready;
+                Verdict::Held
+            }
             Some(entry) => {
                 Verdict::Evicted(Evicted { reason: EvictReason::Replaced, by: Some(by(&entry.row)) })
             }

@@ -18,7 +18,7 @@ use crate::inbox::Wanted;
 use crate::node::Inner;
 use crate::session::Session;
 
-/// How long to wait before a store that did not answer is asked again.
+/// How long to wait before a store that did not answer, or a registry that did not know the session, is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// One read under way; none once it is over.
@@ -47,18 +47,29 @@ impl Connection {
             if !self.has_news {
                 return;
             }
+            // Before the looks, which say so when there is something to watch for.
+            self.outbox.unwatch();
             self.settle_written();
-            let window = self.node.window();
-            let wanted = self.sessions.iter().find_map(|session| {
-                let wanted = session.inbox.wanted(&window)?;
-                Some((Arc::clone(session), wanted))
-            });
-            let Some((session, wanted)) = wanted else {
+            let Some((session, wanted)) = self.next_wanted() else {
                 self.has_news = false;
                 return;
             };
             self.errand = Some(Box::pin(fetch(Arc::clone(&self.node), session, wanted)));
         }
+    }
+
+    /// What is to be read next: each session has its turn.
+    fn next_wanted(&mut self) -> Option<(Arc<Session>, Wanted)> {
+        let window = self.node.window();
+        let sessions = self.sessions.len();
+        for at in 0..sessions {
+            let at = (self.courier_turn + at) % sessions;
+            if let Some(wanted) = self.sessions[at].inbox.wanted(&window, &self.outbox) {
+                self.courier_turn = at + 1;
+                return Some((Arc::clone(&self.sessions[at]), wanted));
+            }
+        }
+        None
     }
 
     fn fetched(&mut self, fetched: Fetched) {
@@ -68,42 +79,40 @@ impl Connection {
                 self.node.metrics.offline_expired.inc_by(page.expired);
                 session.inbox.read(&self.node, &session, &wanted, &page);
             }
-            // Deaf since; it is read again when the node hears.
-            Some(_) => session.inbox.unread(wanted.round),
-            None => {}
+            // It is read again: by a node that was deaf in between, once it hears.
+            _ => session.inbox.unread(wanted.round),
         }
     }
 
     /// Settles what has left, for sessions whose clients acknowledge nothing.
     fn settle_written(&self) {
-        let mut is_left = false;
         for session in &self.sessions {
-            let (written, more) = session.inbox.written(session);
-            is_left |= more;
-            if !written.is_empty() {
-                self.node.registrar.settle(session, written);
+            let (is_any, is_left) = session.inbox.written(session);
+            if is_any {
+                self.node.registrar.settle(session);
+            }
+            if is_left {
+                self.outbox.watch();
             }
         }
-        self.outbox.watch_while(is_left);
     }
 }
 
-/// Reads until there is an answer; nothing if the session has none to expect.
+/// Reads once. Without an answer it takes its time, so that the next attempt comes no sooner.
 async fn fetch(node: Arc<Inner>, session: Arc<Session>, wanted: Wanted) -> Fetched {
-    let page = loop {
-        // What is read now is given only by a node that hears; there is no use in reading before.
-        node.pulse.acting().await;
-        let Some(holder) = session.holder() else { break None };
-        match node.offline.read(holder, wanted.span).await {
-            Ok(page) => break Some(page),
-            // Its eviction is on its way.
-            Err(HolderError::Displaced) => break None,
-            // It will be put back, or the store will be reached again.
-            Err(HolderError::Absent | HolderError::Unavailable(_)) => tokio::time::sleep(RETRY_AFTER).await,
-        }
-        if session.is_over() {
-            break None;
-        }
+    // What is read now is given only by a node that hears; there is no use in reading before.
+    node.pulse.acting().await;
+    let page = match session.holder() {
+        Some(holder) => node.offline.read(holder, wanted.span).await,
+        None => Err(HolderError::Displaced),
     };
-    Fetched { session, wanted, page }
+    match page {
+        Ok(page) => return Fetched { session, wanted, page: Some(page) },
+        // Its eviction is on its way.
+        Err(HolderError::Displaced) => {}
+        Err(HolderError::Absent) => node.registrar.miss(&session),
+        Err(HolderError::Unavailable(_)) => {}
+    }
+    tokio::time::sleep(RETRY_AFTER).await;
+    Fetched { session, wanted, page: None }
 }

@@ -96,6 +96,8 @@ pub(crate) struct Connection {
     errand: Option<courier::Errand>,
     /// There may be something for the courier to do.
     has_news: bool,
+    /// Whose turn it is to be read for.
+    courier_turn: usize,
     _admitted: Admitted,
 }
 
@@ -154,6 +156,7 @@ impl Connection {
             deferred: None,
             errand: None,
             has_news: false,
+            courier_turn: 0,
             node,
             outbox,
             id,

@@ -268,9 +268,9 @@ impl Connection {
     /// of a client that may have been displaced unheard.
     fn on_acknowledgement(&mut self, index: usize, id: u64, data: &[u8]) {
         let session = &self.sessions[index];
-        if let Some(serial) = session.inbox.acknowledged(id) {
+        if session.inbox.acknowledged(id) {
             // Also by a node that is deaf: what it settles is compared with the claim, and there may be room for more.
-            self.node.registrar.settle(session, vec![serial]);
+            self.node.registrar.settle(session);
             self.has_news = true;
             return;
         }

@@ -19,8 +19,15 @@ if mine then
   elseif mine[2] ~= ARGV[4] then
     return { 'evicted', REPLACED, mine[4], mine[5], mine[3] }
   end
+  -- Of what was lost, it may be only that the session is ready for durable messages.
+  local readies = tonumber(ARGV[6]) >= 4 and mine[1] < 4
+  if readies then
+    mine[1] = mine[1] + 4
+  end
   if vouch and not restore then
     mine[9] = now_ms()
+  end
+  if readies or vouch and not restore then
     redis.call('HSET', KEYS[1], ARGV[5], cmsgpack.pack(mine))
   end
   return { 'held' }

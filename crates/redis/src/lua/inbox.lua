@@ -1,9 +1,10 @@
 -- What the scripts on one inbox share; it stands before each of them. See inbox.rs for what is stored.
 --
--- KEYS[1] the place's hash, KEYS[2] the inbox, KEYS[3] what is known about it, KEYS[4] what expires before its time
+-- KEYS[1] the place's hash, KEYS[2] the inbox, KEYS[3] what is known about it, KEYS[4] what expires before something older
 --
--- What is known: `bytes` that wait, `last` serial given out, `aged` when the oldest message expires, `timed` when the
--- first of those expires that expire before their time. Both times are lower bounds, in Unix ms; 0 for none.
+-- What is known: `bytes` that wait; `last` serial given out; `latest` moment at which any message expires; `aged` and
+-- `timed`, when the oldest message expires and the first of those that expire before an older one, both lower bounds;
+-- `kept`, until when the keys are. Moments are Unix ms; 0 for none.
 local MARK = 2
 -- An empty inbox is kept for this long, so that serials go on growing while the clock of Redis is set right.
 local EMPTY_KEPT_MS = 60 * 60 * 1000
@@ -36,19 +37,31 @@ end
 local known
 local function inbox()
   if not known then
-    local raw = redis.call('HMGET', KEYS[3], 'bytes', 'last', 'aged', 'timed')
+    local raw = redis.call('HMGET', KEYS[3], 'bytes', 'last', 'latest', 'aged', 'timed', 'kept')
     known = {
       bytes = tonumber(raw[1]) or 0,
       last = raw[2] or '0-0',
-      aged = tonumber(raw[3]) or 0,
-      timed = tonumber(raw[4]) or 0,
+      latest = tonumber(raw[3]) or 0,
+      aged = tonumber(raw[4]) or 0,
+      timed = tonumber(raw[5]) or 0,
+      kept = tonumber(raw[6]) or 0,
     }
   end
   return known
 end
 
 local function remember()
-  redis.call('HSET', KEYS[3], 'bytes', known.bytes, 'last', known.last, 'aged', known.aged, 'timed', known.timed)
+  redis.call('HSET', KEYS[3], 'bytes', known.bytes, 'last', known.last, 'latest', known.latest, 'aged', known.aged,
+    'timed', known.timed, 'kept', known.kept)
+end
+
+-- Keeps the keys until a moment, in Unix ms.
+local function keep_until(moment)
+  known.kept = moment
+  remember()
+  for i = 2, 4 do
+    redis.call('PEXPIREAT', KEYS[i], moment)
+  end
 end
 
 -- Deletes one message. Returns whether it was there.
@@ -66,17 +79,15 @@ end
 -- After something was deleted.
 local function deleted()
   if redis.call('XLEN', KEYS[2]) == 0 then
-    known.bytes, known.aged, known.timed = 0, 0, 0
+    known.bytes, known.latest, known.aged, known.timed = 0, 0, 0, 0
     redis.call('DEL', KEYS[4])
-    redis.call('PEXPIRE', KEYS[2], EMPTY_KEPT_MS)
-  end
-  remember()
-  if known.bytes == 0 then
-    redis.call('PEXPIRE', KEYS[3], EMPTY_KEPT_MS)
+    keep_until(now_ms() + EMPTY_KEPT_MS)
+  else
+    remember()
   end
 end
 
--- Deletes what has expired, from the oldest on and those before their time. Returns how many.
+-- Deletes what has expired, from the oldest on and those that expire before something older. Returns how many.
 local function expire()
   local gone, looked = 0, false
   if inbox().timed > 0 and known.timed <= now_ms() then

@@ -10,25 +10,32 @@ local why = refusal(ARGV[1], ARGV[2])
 if why then
   return { why }
 end
+-- Entries that are read at once.
+local STEP = 4
+
 local expired = expire()
 local count, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6])
-local found = redis.call('XRANGE', KEYS[2], '(' .. ARGV[3], ARGV[4] == '' and '+' or ARGV[4], 'COUNT', count + 1)
-local upto, more, bytes = ARGV[3], 0, 0
+local stop = ARGV[4] == '' and '+' or ARGV[4]
+local upto, more, seen, bytes = ARGV[3], 0, 0, 0
 local told = { 'ok', upto, more, expired }
-for i, entry in ipairs(found) do
-  local message = entry[2][4]
-  bytes = bytes + #message
-  if i > count or i > 1 and bytes > bytes_max then
-    more = 1
-    break
+repeat
+  -- A few at a time: they may be large, and what is over the limit is read for nothing.
+  local found = redis.call('XRANGE', KEYS[2], '(' .. upto, stop, 'COUNT', STEP)
+  for _, entry in ipairs(found) do
+    local message = entry[2][4]
+    seen, bytes = seen + 1, bytes + #message
+    if seen > count or seen > 1 and bytes > bytes_max then
+      more = 1
+      break
+    end
+    upto = entry[1]
+    -- One that is due and was not got to above.
+    if (tonumber(entry[2][2]) or 0) > now_ms() then
+      table.insert(told, entry[1])
+      table.insert(told, message)
+    end
   end
-  upto = entry[1]
-  -- What expires out of turn, because the time that messages wait was changed, is passed over.
-  if (tonumber(entry[2][2]) or 0) > now_ms() then
-    table.insert(told, entry[1])
-    table.insert(told, message)
-  end
-end
+until more == 1 or #found < STEP
 if more == 0 then
   upto = ARGV[4] == '' and inbox().last or ARGV[4]
 end

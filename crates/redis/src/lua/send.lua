@@ -2,18 +2,21 @@
 --
 -- KEYS[5] the idempotency key, if there is one
 -- ARGV[1] what stands before a node's id in the name of its channel, ARGV[2] the namespace
--- ARGV[3] the message, ARGV[4] how long it waits, in ms, ARGV[5] '1' if that is less than others do
--- ARGV[6] most messages, ARGV[7] most bytes, ARGV[8] how long messages wait at most, in ms
--- ARGV[9] how long an idempotency key is remembered, in ms
--- ARGV[10] '1' to write something in any case, so that whoever waits for replicas waits for what was there, too
--- ARGV[11] most bytes of a message that nodes are told along with its arrival
+-- ARGV[3] the message, ARGV[4] how long it waits, in ms
+-- ARGV[5] most messages, ARGV[6] most bytes
+-- ARGV[7] how long an idempotency key is remembered, in ms
+-- ARGV[8] '1' to write something in any case, so that whoever waits for replicas waits for what was there, too
+-- ARGV[9] most bytes of a message that nodes are told along with its arrival
 --
 -- Returns { 'live' or 'stored' or 'duplicate', serial, how many expired }, or { 'full', 'messages' or 'bytes', how many
 -- expired }.
+-- Most sessions that one word to a node names.
+local SESSIONS_MAX = 128
+
 if KEYS[5] then
   local first = redis.call('GET', KEYS[5])
   if first then
-    if ARGV[10] == '1' then
+    if ARGV[8] == '1' then
       redis.call('SET', KEYS[5], first, 'KEEPTTL')
     end
     return { 'duplicate', first, 0 }
@@ -22,29 +25,31 @@ end
 
 local expired = expire()
 local weight = #ARGV[3]
-if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[6]) then
+if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[5]) then
   return { 'full', 'messages', expired }
 end
-if inbox().bytes + weight > tonumber(ARGV[7]) then
+if inbox().bytes + weight > tonumber(ARGV[6]) then
   return { 'full', 'bytes', expired }
 end
 
-local before, ttl = known.last, tonumber(ARGV[4])
-local expires = now_ms() + ttl
+local before = known.last
+local expires = now_ms() + tonumber(ARGV[4])
 local serial = redis.call('XADD', KEYS[2], '*', 'x', string.format('%.0f', expires), 'm', ARGV[3])
-local kept = tonumber(ARGV[8]) + EMPTY_KEPT_MS
-if ARGV[5] == '1' then
+if expires < known.latest then
   redis.call('ZADD', KEYS[4], expires, serial)
-  redis.call('PEXPIRE', KEYS[4], kept)
   known.timed = known.timed == 0 and expires or math.min(known.timed, expires)
 end
 known.aged = known.aged == 0 and expires or math.min(known.aged, expires)
+known.latest = math.max(known.latest, expires)
 known.bytes, known.last = known.bytes + weight, serial
-remember()
-redis.call('PEXPIRE', KEYS[2], kept)
-redis.call('PEXPIRE', KEYS[3], kept)
+if known.latest + EMPTY_KEPT_MS > known.kept or expires < known.latest then
+  -- Somewhat longer, so that not every message has to say so.
+  keep_until(math.max(known.kept, known.latest + 2 * EMPTY_KEPT_MS))
+else
+  remember()
+end
 if KEYS[5] then
-  redis.call('SET', KEYS[5], serial, 'PX', ARGV[9])
+  redis.call('SET', KEYS[5], serial, 'PX', ARGV[7])
 end
 
 local nodes, sessions = {}, {}
@@ -60,10 +65,16 @@ for i = 1, #flat, 2 do
   end
 end
 for _, node in ipairs(nodes) do
-  local message = { namespace = ARGV[2], sessions = sessions[node], before = before, serial = serial }
-  if weight <= tonumber(ARGV[11]) then
-    message.message = ARGV[3]
+  -- A few at a time: what a node has waiting for it is bounded by number.
+  for i = 1, #sessions[node], SESSIONS_MAX do
+    local message = { namespace = ARGV[2], sessions = {}, before = before, serial = serial }
+    for j = i, math.min(#sessions[node], i + SESSIONS_MAX - 1) do
+      table.insert(message.sessions, sessions[node][j])
+    end
+    if weight <= tonumber(ARGV[9]) then
+      message.message = ARGV[3]
+    end
+    redis.call('PUBLISH', ARGV[1] .. node .. '}:ch', cmsgpack.pack({ v = 1, kind = { Arrived = message } }))
   end
-  redis.call('PUBLISH', ARGV[1] .. node .. '}:ch', cmsgpack.pack({ v = 1, kind = { Arrived = message } }))
 end
 return { #nodes > 0 and 'live' or 'stored', serial, expired }

@@ -2,9 +2,10 @@
 --
 -- ARGV[1] session, ARGV[2] claim, ARGV[3...] serials
 --
--- Returns how many were there, or -1 if the claim holds no place.
-if refusal(ARGV[1], ARGV[2]) then
-  return -1
+-- Returns how many were there, -1 if the session lost its place, -2 if it is not known.
+local why = refusal(ARGV[1], ARGV[2])
+if why then
+  return why == 'displaced' and -1 or -2
 end
 local settled = 0
 for i = 3, #ARGV do

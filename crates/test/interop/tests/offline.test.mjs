@@ -277,6 +277,48 @@ describe('what durable messages promise', { skip: TIDEGATE_ONLY, concurrency: 2 
     await untilNothingWaits(apis[1], 'bob');
   });
 
+  test('a session that Redis has lost is put back when it is missed, and told what came meanwhile', async (t) => {
+    const stage = stageOf(t);
+    const { redis, urls, apis } = await processes(stage);
+    const ann = await enter(stage, urls[0], 'ann');
+    const looked = await redis.client(stage);
+    const misses = {
+      'it sends': async (bob) => assert.equal((await send(bob, 'ann', 'x')).status, 'stored'),
+      'it says online': (bob) => online(bob),
+      'it acknowledges': async (bob, ack) => {
+        ack();
+        assert.equal((await ask(bob, 'heartbeat', {})).ok, true);
+      },
+    };
+    for (const [how, miss] of Object.entries(misses)) {
+      const user = `who, when ${how}`;
+      const bob = await online(await enter(stage, urls[1], user));
+      await assertCaughtUp(bob, 0);
+      const first = await send(ann, user, 'first');
+      const ack = await assertLive(bob, { ...first, from: 'ann', data: 'first', node: IDS[0] });
+      assert.equal(await looked.hDel(`tidegate:{/|${user}}:sessions`, bob.id), 1);
+      const missed = await send(ann, user, 'missed');
+      assert.equal(missed.status, 'stored');
+      await miss(bob, ack);
+      ack();
+      // As what is live, or as backlog where it has begun a new round.
+      await until(`what was missed comes, when ${how}`, async () => {
+        const { args, ack: acknowledge } = await bob.mail.next();
+        acknowledge?.();
+        return [args[0].id, args[1]?.id].includes(missed.id);
+      });
+      assert.equal((await ask(bob, 'heartbeat', {})).ok, true);
+      bob.mail.drain().forEach(({ ack: acknowledge }) => acknowledge?.());
+      assert.equal((await send(ann, user, 'later')).status, 'live');
+      await until('what came later comes', async () => {
+        const { args, ack: acknowledge } = await bob.mail.next();
+        acknowledge?.();
+        return args[0] === 'later';
+      });
+      await untilNothingWaits(apis[0], user);
+    }
+  });
+
   test('with wait_replicas nothing is ok that the replica does not have', async (t) => {
     const stage = stageOf(t);
     const redis = await startRedis(stage);
@@ -304,7 +346,12 @@ describe('what durable messages promise', { skip: TIDEGATE_ONLY, concurrency: 2 
     });
     assert.equal(again.status, 'duplicate');
     assert.equal((await send(ann, 'bob', 3)).status, 'stored');
-    assert.deepEqual(await looked.xLen('tidegate:{/|bob}:inbox'), await (await redis.client(stage)).xLen('tidegate:{/|bob}:inbox'));
+    // The connections of such writes break and are made anew like all others.
+    await redis.kill();
+    assert.equal((await refusal(ann, { to: 'bob', data: 4, id: 'm' })).code, 'unavailable');
+    await redis.start();
+    await until('sends are answered again', async () => (await ask(ann, 'send', { to: 'carl', data: 5, id: 'n' })).ok, 15_000);
+    assert.equal(await looked.xLen('tidegate:{/|carl}:inbox'), 1);
   });
 
   test('who may send to whom is in the token', async (t) => {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tidegate_core::offline::{
-    Full, HolderError, Letter, Quotas, SendError, Serial, Settlement, Span, Status,
+    Full, HolderError, Letter, Quotas, SendError, Serial, Settled, Settlement, Span, Status,
 };
 use tidegate_core::registry::Claim;
 use tidegate_test::offline_suite::{all_after, holder, letter, letter_of, text};
@@ -162,7 +162,11 @@ impl World {
                 if session.standing.is_ok() {
                     inbox.waiting.retain(|(serial, _)| !serials.contains(serial));
                 }
-                let settled = (before - inbox.waiting.len()) as u64;
+                let settled = match session.standing {
+                    Ok(()) => Settled::Deleted((before - inbox.waiting.len()) as u64),
+                    Err(HolderError::Displaced) => Settled::Displaced,
+                    Err(_) => Settled::Absent,
+                };
                 let settlement = Settlement { holder: holder(&session.claim), serials };
                 let store = self.store(self.sessions[index].node);
                 prop_assert_eq!(store.settle(vec![settlement]).await, Ok(vec![settled]));

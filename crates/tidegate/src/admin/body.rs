@@ -58,9 +58,13 @@ pub(super) async fn read(headers: &HeaderMap, body: Incoming, bytes_max: usize) 
     }
     let late = |_| Problem::bad_request(format!("the body did not arrive within {BODY_TIMEOUT:?}"));
     let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body, bytes_max)).await.map_err(late)??;
-    let value = serde_json::from_slice(&bytes)
+    let value: Value = serde_json::from_slice(&bytes)
         .map_err(|fault| Problem::bad_request(format!("the body is not JSON: {fault}")))?;
-    let raw = serde_json::from_slice::<Raw<'_>>(&bytes).ok();
+    // What is no object is refused by whoever asks it for fields.
+    let raw = match serde_json::from_slice::<Raw<'_>>(&bytes) {
+        Err(fault) if value.is_object() => return Err(Problem::bad_request(format!("the body: {fault}"))),
+        raw => raw.ok(),
+    };
     Ok(Body { value, data: raw.and_then(|raw| raw.data).map(|data| data.get().to_owned()) })
 }
 

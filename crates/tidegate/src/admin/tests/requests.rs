@@ -59,6 +59,8 @@ async fn a_message_is_sent_as_it_came() {
             "{body}"
         );
     }
+    let (status, _, detail) = port.call(path, r#"{ "event": "e", "data": 1, "data": 2 }"#).await.problem();
+    assert!(status == 400 && detail.starts_with("the body: duplicate field `data`"), "{detail}");
     // A body may be as large as a message can get in JSON.
     let fits = format!(r#"{{ "event": "e", "data": "{}" }}"#, "x".repeat(64 * 1024 + 5_900));
     assert_eq!(port.call(path, &fits).await.status, 202);
