@@ -249,7 +249,7 @@ describe('what durable messages promise', { skip: TIDEGATE_ONLY, concurrency: 2 
     for (const each of sent) (await assertWaited(bob, each))();
     await assertCaughtUp(bob, 1_000);
     await until('there is room', async () => (await ask(ann, 'send', { to: 'bob', data: 1_000 })).ok);
-    assert.equal(await nodes[1].metric('tidegate_offline_acknowledged_total'), 1_000);
+    await until('all are settled', async () => (await nodes[1].metric('tidegate_offline_acknowledged_total')) === 1_000);
   });
 
   test('while Redis is away the answer is unavailable, and all goes on without a restart', async (t) => {
