@@ -51,7 +51,7 @@ fuzz: ## Every parser's fuzz target for SECONDS_PER_TARGET seconds.
 	crates/protocol/fuzz/run.sh $(SECONDS_PER_TARGET)
 
 .PHONY: bench
-bench: ## Fan-out and idle memory beside a stock Socket.IO server; takeovers. SCENARIO=takeover runs one.
+bench: ## Fan-out and idle memory beside a stock Socket.IO server; takeovers; durable messages. SCENARIO=offline runs one.
 	@crates/test/tools.sh build redis node
 	loadtest/bench.sh
 

@@ -2,7 +2,7 @@
 # Measures Tidegate and a stock Socket.IO server with the same tool in the same minutes, and prints medians and
 # ratios; and what only Tidegate does, with two nodes on one Redis. See README.md beside this file for the method.
 #
-#   ROUNDS=3 SCALE=100 SCENARIO="fanout idle takeover" loadtest/bench.sh [RECORD_FILE]
+#   ROUNDS=3 SCALE=100 SCENARIO="fanout idle takeover offline" loadtest/bench.sh [RECORD_FILE]
 #
 # ROUNDS is how often everything is measured; SCALE is the number of messages, and of the users of takeover, in
 # percent of the default; SCENARIO is what to run, by default everything.
@@ -11,7 +11,7 @@ set -euo pipefail
 
 rounds=${ROUNDS:-3}
 scale=${SCALE:-100}
-read -ra scenarios <<<"${SCENARIO:-fanout idle takeover}"
+read -ra scenarios <<<"${SCENARIO:-fanout idle takeover offline}"
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -21,7 +21,7 @@ gateway=$target/release/tidegate
 
 for scenario in "${scenarios[@]}"; do
     case $scenario in
-    fanout | idle | takeover) ;;
+    fanout | idle | takeover | offline) ;;
     *)
         echo "no such scenario: $scenario" >&2
         exit 64
@@ -121,10 +121,12 @@ measure() {
     stop_servers
 }
 
-# measure_takeover ARGUMENT...: a fresh Redis and two fresh nodes, one run, their end.
-measure_takeover() {
-    local redis_port port
+# measure_cluster SCENARIO ARGUMENT...: a fresh Redis and two fresh nodes with that scenario's configuration, one run,
+# their end.
+measure_cluster() {
+    local scenario=$1 redis_port port
     local urls=()
+    shift
     redis_port=$(free_port)
     # Redis shares the core of the load, of which there is less than of the two nodes. Its own CPU is told by itself.
     launch "$redis_port" "${load_pin[@]}" redis-server --bind 127.0.0.1 --port "$redis_port" \
@@ -132,11 +134,11 @@ measure_takeover() {
     for _ in 1 2; do
         port=$(free_port)
         urls+=("http://127.0.0.1:$port")
-        launch "$port" "${server_pin[@]}" "$gateway" serve --config "$work/takeover.toml" \
+        launch "$port" "${server_pin[@]}" "$gateway" serve --config "$work/$scenario.toml" \
             --redis "redis://127.0.0.1:$redis_port" \
             --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$(free_port)"
     done
-    load tidegate takeover --url "${urls[0]}" --other-url "${urls[1]}" --redis "redis://127.0.0.1:$redis_port" \
+    load tidegate "$scenario" --url "${urls[0]}" --other-url "${urls[1]}" --redis "redis://127.0.0.1:$redis_port" \
         --pid "${pids[1]}" --pid "${pids[2]}" "$@"
     stop_servers
 }
@@ -165,6 +167,17 @@ connections_per_ip_max = 0
 [namespaces."/"]
 [namespaces."/takeover"]
 END
+# Nothing but the gateway is to hold the senders up, and every inbox has room for all that the run stores.
+cat >"$work/offline.toml" <<'END'
+[auth]
+mode = "none"
+[limits]
+connections_per_ip_max = 0
+events_per_second_max = 0
+[offline]
+sender_per_minute_max = 0
+messages_max = 1000
+END
 
 for round in $(seq "$rounds"); do
     # Whoever goes first meets a colder or a hotter machine, so the order changes.
@@ -186,8 +199,12 @@ for round in $(seq "$rounds"); do
     if runs takeover; then
         # As many as 20,000 open files of the load allow, at a pace that leaves room, and kept for a while: how long a
         # takeover takes, and what sessions cost. Then as fast as can be: how many takeovers there can be.
-        measure_takeover --sessions "$(scaled 9500)" --rate 500 --in-flight 1000 --hold "$(scaled 30)"
-        measure_takeover --sessions "$(scaled 2000)" --rounds 3 --in-flight 64
+        measure_cluster takeover --sessions "$(scaled 9500)" --rate 500 --in-flight 1000 --hold "$(scaled 30)"
+        measure_cluster takeover --sessions "$(scaled 2000)" --rounds 3 --in-flight 64
+    fi
+    if runs offline; then
+        measure_cluster offline --users 1000 --messages "$(scaled 100)" --senders 64 --live "$(scaled 20000)" \
+            --bytes 100 --hold "$(scaled 20)"
     fi
 done
 

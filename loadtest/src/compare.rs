@@ -76,6 +76,7 @@ fn figures(record: Record) -> (String, String, Vec<(String, f64)>) {
             (format!("idle, {} connections", run.connections), run.label, named(figures))
         }
         Record::Takeover(run) => (run.setting(), run.label.clone(), run.figures()),
+        Record::Offline(run) => (run.setting(), run.label.clone(), run.figures()),
     }
 }
 

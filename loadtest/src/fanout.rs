@@ -23,6 +23,7 @@ use crate::fleet::{auth, capped, lost, open};
 use crate::process::Cpu;
 use crate::record::{Fanout, Latency};
 use crate::seen::{Seen, Verdict, WINDOW};
+use crate::stamp::{bytes_range, data, stamp};
 
 /// With no delivery for this long what is under way counts as missing and the run ends.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
@@ -30,10 +31,6 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 const PREFIX: &str = r##"2["bench","#"##;
 const EVENT: &str = "bench";
 const ROOM: &str = "bench";
-const NUMBER_DIGITS: usize = 10;
-const MOMENT_DIGITS: usize = 20;
-/// `#NUMBER.MOMENT.`
-const STAMP_BYTES: usize = 1 + NUMBER_DIGITS + 1 + MOMENT_DIGITS + 1;
 /// Subscribers share this many tallies, so that the threads of the tool seldom meet at one.
 const TALLIES: u32 = 16;
 
@@ -55,16 +52,12 @@ pub(crate) struct Options {
     /// How many messages are under way at a time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=WINDOW))]
     in_flight: u64,
+    /// Gives every connection a user of its own in the CONNECT payload.
+    #[arg(long)]
+    users: bool,
     /// The whole run ends after this, in seconds, finished or not.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     limit: u64,
-}
-
-fn bytes_range(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(bytes) if (STAMP_BYTES..=1_000_000).contains(&bytes) => Ok(bytes),
-        _ => Err(format!("a whole number from {STAMP_BYTES} to 1000000")),
-    }
 }
 
 /// What publisher and subscribers share.
@@ -98,7 +91,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fa
     let cpu_before = cpu(target)?;
     let started = Instant::now();
     let connect = |index| {
-        let (server, auth) = (server.clone(), auth(target, index));
+        let (server, auth) = (server.clone(), auth(options.users, index));
         async move { subscribe(&server, auth.as_ref()).await }
     };
     let next_tally = AtomicU32::new(0);
@@ -110,7 +103,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fa
     let connect_seconds = started.elapsed().as_secs_f64();
     let connect_cpu = cpu(target)?.zip(cpu_before).map(|(now, before)| now.since(before));
 
-    let publisher_auth = target.users.then(|| json!({ "user": "publisher" }).into());
+    let publisher_auth = options.users.then(|| json!({ "user": "publisher" }).into());
     let connection = timeout(STALL_LIMIT, Connection::connect(&server, "/", publisher_auth.as_ref()));
     let connection = connection.await.context("the publisher took too long to connect")??;
     let mut publisher = Publisher {
@@ -214,20 +207,6 @@ async fn listen(mut connection: Connection, course: Arc<Course>, tally: usize) -
             return reason;
         }
     }
-}
-
-/// The data of a message: its number, its moment, and padding.
-fn data(number: u64, moment_ns: u64, bytes: usize) -> String {
-    let mut data = format!("#{number:0NUMBER_DIGITS$}.{moment_ns:0MOMENT_DIGITS$}.");
-    data.extend(std::iter::repeat_n('x', bytes.saturating_sub(STAMP_BYTES)));
-    data
-}
-
-/// Reads what follows the mark of a message's data.
-fn stamp(text: &str) -> Option<(u64, u64)> {
-    let number = text.get(..NUMBER_DIGITS)?.parse().ok()?;
-    let moment = text.get(NUMBER_DIGITS + 1..)?.get(..MOMENT_DIGITS)?.parse().ok()?;
-    Some((number, moment))
 }
 
 impl Course {
@@ -354,28 +333,16 @@ impl Publisher<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use proptest::prelude::*;
-
     use super::*;
 
-    proptest! {
-        #[test]
-        fn a_stamp_is_read_back(number in 0u64..10_000_000_000, moment in any::<u64>(), bytes in STAMP_BYTES..500) {
-            let data = data(number, moment, bytes);
-            prop_assert_eq!(data.len(), bytes);
-            let packet = format!(r#"2["{EVENT}","{data}",{{"id":"x"}}]"#);
-            prop_assert_eq!(packet.strip_prefix(PREFIX).and_then(stamp), Some((number, moment)));
-        }
-
-        #[test]
-        fn other_packets_are_no_stamps(packet in "\\PC{0,60}") {
-            prop_assert!(packet.strip_prefix(PREFIX).and_then(stamp).is_none());
-            prop_assert!(stamp(&packet).is_none());
-        }
+    fn options(in_flight: u64) -> Options {
+        Options { subscribers: 2, messages: 10, warm_up: 1, bytes: 40, in_flight, users: false, limit: 1 }
     }
 
-    fn options(in_flight: u64) -> Options {
-        Options { subscribers: 2, messages: 10, warm_up: 1, bytes: 40, in_flight, limit: 1 }
+    #[test]
+    fn a_message_is_known_by_how_its_packet_begins() {
+        let packet = format!(r#"2["{EVENT}","{}",{{"id":"x"}}]"#, data(7, 9, 40));
+        assert_eq!(packet.strip_prefix(PREFIX).and_then(stamp), Some((7, 9)));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use tidegate_client::{Reason, Value};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::Target;
 use crate::process::connections_max;
 
 /// How long one connection may take to open.
@@ -25,9 +24,9 @@ pub(crate) fn capped(wanted: u32, beside: u32) -> anyhow::Result<u32> {
     Ok(wanted.min(most))
 }
 
-/// The CONNECT payload of connection number `index`.
-pub(crate) fn auth(target: &Target, index: u32) -> Option<Value> {
-    target.users.then(|| serde_json::json!({ "user": format!("u{index}") }).into())
+/// The CONNECT payload of connection number `index`, if connections have users.
+pub(crate) fn auth(has_user: bool, index: u32) -> Option<Value> {
+    has_user.then(|| serde_json::json!({ "user": format!("u{index}") }).into())
 }
 
 /// Opens `count` connections, or what else `connect` makes of an index, some at a time, and lets each run in a task of

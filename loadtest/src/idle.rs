@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// How long they are kept once they are open, before memory is read, in seconds.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600))]
     hold: u64,
+    /// Gives every connection a user of its own in the CONNECT payload.
+    #[arg(long)]
+    users: bool,
 }
 
 pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Idle> {
@@ -38,7 +41,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Id
     client.path.clone_from(&target.path);
     let server = Server::new(&client)?;
     let connect = |index| {
-        let (server, auth) = (server.clone(), auth(target, index));
+        let (server, auth) = (server.clone(), auth(options.users, index));
         async move { Connection::connect(&server, "/", auth.as_ref()).await.context("failed to connect") }
     };
 

@@ -5,10 +5,13 @@ mod compare;
 mod fanout;
 mod fleet;
 mod idle;
+mod meter;
+mod offline;
 mod process;
 mod record;
 mod redis;
 mod seen;
+mod stamp;
 mod takeover;
 
 use std::path::PathBuf;
@@ -22,7 +25,7 @@ use crate::record::{Record, append};
 #[derive(Parser)]
 #[command(
     name = "tidegate-loadtest",
-    about = "Measures Socket.IO servers: fan-out, idle connections and sessions that move"
+    about = "Measures Socket.IO servers: fan-out, idle connections, sessions that move and durable messages"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -52,6 +55,13 @@ enum Scenario {
         #[command(flatten)]
         options: takeover::Options,
     },
+    /// Messages to users who are away, who come back, and who are there: what storing and delivering cost Redis.
+    Offline {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        options: offline::Options,
+    },
     /// Prints the medians of recorded runs, and their ratio to a base.
     Compare {
         /// File that runs were appended to with `--json`.
@@ -80,9 +90,6 @@ struct Target {
     /// Threads of this tool.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
-    /// Gives every connection a user of its own in the CONNECT payload.
-    #[arg(long)]
-    users: bool,
     /// Name of the server in the record.
     #[arg(long, default_value = "server")]
     label: String,
@@ -116,6 +123,10 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Scenario::Takeover { target, options } => {
             let record = runtime(target.threads)?.block_on(takeover::run(&target, &options))?;
             (target, Record::Takeover(Box::new(record)))
+        }
+        Scenario::Offline { target, options } => {
+            let record = runtime(target.threads)?.block_on(offline::run(&target, &options))?;
+            (target, Record::Offline(Box::new(record)))
         }
         Scenario::Compare { file, base } => {
             let lines = std::fs::read_to_string(&file).with_context(|| format!("failed to read {file:?}"))?;

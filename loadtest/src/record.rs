@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::offline::Offline;
 use crate::process::Cpu;
 use crate::takeover::Takeover;
 
@@ -19,6 +20,7 @@ pub(crate) enum Record {
     Fanout(Fanout),
     Idle(Idle),
     Takeover(Box<Takeover>),
+    Offline(Box<Offline>),
 }
 
 /// One publisher, one room.
@@ -100,6 +102,7 @@ impl Record {
             Record::Fanout(run) => run.late == 0 && run.repeated == 0 && run.missing == 0 && run.lost == 0,
             Record::Idle(run) => run.lost == 0,
             Record::Takeover(run) => run.is_sound(),
+            Record::Offline(run) => run.is_sound(),
         }
     }
 }
@@ -151,6 +154,7 @@ impl fmt::Display for Record {
                 )
             }
             Record::Takeover(run) => run.fmt(f),
+            Record::Offline(run) => run.fmt(f),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What Redis says it has done, by the one command that tells: INFO.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,6 +15,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const QUESTION: &[u8] = b"*2\r\n$4\r\nINFO\r\n$3\r\nall\r\n";
 /// INFO with everything it has is a few kilobytes; what claims to be more than this is something else.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Fewer calls of a command than this for each of something, or in a second, are not printed.
+const CALLS_SHOWN_MIN: f64 = 0.005;
 
 /// A connection of its own. It blocks: it is asked between the measured parts only, when the tool has nothing else
 /// to do.
@@ -130,6 +133,31 @@ impl Cost {
             (name.clone(), left(calls, each))
         });
         Cost { calls: calls.collect(), cpu_us: left(self.cpu_us, each_second.cpu_us) }
+    }
+
+    /// The figures by name.
+    pub(crate) fn figures(&self) -> Vec<(String, f64)> {
+        let mut figures = vec![
+            ("Redis CPU, us".to_owned(), self.cpu_us),
+            ("Redis commands".to_owned(), self.calls_total()),
+        ];
+        figures.extend(self.shown().map(|(name, calls)| (format!("Redis {name}"), calls)));
+        figures
+    }
+
+    fn shown(&self) -> impl Iterator<Item = (&String, f64)> {
+        let calls = self.calls.iter().map(|(name, &calls)| (name, calls));
+        calls.filter(|(_, calls)| *calls >= CALLS_SHOWN_MIN)
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis CPU {:.1} us, {:.2} commands", self.cpu_us, self.calls_total())?;
+        for (at, (name, calls)) in self.shown().enumerate() {
+            write!(f, "{}{name} {calls:.2}", if at == 0 { " (" } else { ", " })?;
+        }
+        if self.shown().next().is_some() { write!(f, ")") } else { Ok(()) }
     }
 }
 

@@ -16,22 +16,17 @@ use tidegate_client::raw::{Connection, Server};
 use tidegate_client::{Options as ClientOptions, Reason};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use crate::Target;
 use crate::fleet::{capped, lost, open};
-use crate::process::Cpu;
+use crate::meter::{Each, Kept, Meter, Spent};
 use crate::record::Latency;
-use crate::redis::{Cost, Counts, Redis};
 
 use user::{Outcome, User};
 
 pub(crate) use record::Takeover;
-use record::{Bytes, Kept, Logins};
+use record::{Bytes, Logins};
 
-/// How long what a phase has set off may take to end, before it is added up. A node keeps the subscriptions of a
-/// session for half a second after it.
-const AFTERMATH: Duration = Duration::from_secs(2);
 /// How many failed logins are described; all are counted.
 const TOLD_MAX: u64 = 5;
 
@@ -74,8 +69,7 @@ fn namespace(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Takeover> {
     let users = capped(options.sessions.saturating_mul(2), 1)? / 2;
-    let mut meter =
-        Meter { pids: &target.pids, redis: options.redis.as_deref().map(Redis::connect).transpose()? };
+    let mut meter = Meter::new(&target.pids, options.redis.as_deref())?;
     let bytes_before = meter.redis_bytes().await?;
     let mut crowd = Crowd::open(target, options, users).await?;
     let bytes_open = meter.redis_bytes().await?;
@@ -163,10 +157,7 @@ impl Crowd {
             self.pass(options, &mut tally).await?;
             tally.seconds += began.elapsed().as_secs_f64();
         }
-        let load = Cpu::of(&[std::process::id()])?.since(before.load);
-        sleep(AFTERMATH).await;
-        let spent = Spent { load, ..meter.read()?.since(&before) };
-        Ok((tally, spent))
+        Ok((tally, meter.spent_since(&before).await?))
     }
 
     /// Every user once; returns when all have come to an end.
@@ -244,88 +235,18 @@ impl Tally {
         }
     }
 
-    /// What the nodes and Redis do anyway, as long as sessions are kept, is no part of a login.
     fn logins(&self, spent: &Spent, kept: Option<&Kept>) -> Logins {
         let count = self.answer_ns.len();
-        let anyway = kept.map(|kept| kept.redis.clone()).unwrap_or_default();
-        let redis = spent.redis.as_ref().map(|cost| cost.less(&anyway, spent.seconds).per(count as f64));
-        let anyway_us = kept.and_then(|kept| kept.server_us).unwrap_or(0.0) * spent.seconds;
-        let server_us = spent.server.map(|cpu| (cpu.us_per(1) - anyway_us).max(0.0));
+        let Each { server_us, load_us, redis } = spent.each(count, kept);
         Logins {
             count,
             seconds: self.seconds,
             per_second: if self.seconds > 0.0 { count as f64 / self.seconds } else { 0.0 },
             answer_us: Latency::of(&self.answer_ns),
             farewell_us: (!self.farewell_ns.is_empty()).then(|| Latency::of(&self.farewell_ns)),
-            server_us: server_us.filter(|_| count > 0).map(|us| us / count as f64),
-            load_us: spent.load.us_per(count),
+            server_us,
+            load_us,
             redis,
-        }
-    }
-}
-
-/// Reads what the servers, this tool and Redis have used.
-struct Meter<'a> {
-    pids: &'a [u32],
-    redis: Option<Redis>,
-}
-
-struct Reading {
-    at: Instant,
-    server: Option<Cpu>,
-    load: Cpu,
-    redis: Option<Counts>,
-}
-
-/// What was used between two readings.
-struct Spent {
-    seconds: f64,
-    server: Option<Cpu>,
-    load: Cpu,
-    redis: Option<Cost>,
-}
-
-impl Meter<'_> {
-    fn read(&mut self) -> anyhow::Result<Reading> {
-        Ok(Reading {
-            at: Instant::now(),
-            server: if self.pids.is_empty() { None } else { Some(Cpu::of(self.pids)?) },
-            load: Cpu::of(&[std::process::id()])?,
-            redis: self.redis.as_mut().map(Redis::counts).transpose()?,
-        })
-    }
-
-    /// What Redis has allocated, once what came before has died away.
-    async fn redis_bytes(&mut self) -> anyhow::Result<Option<u64>> {
-        let Some(redis) = &mut self.redis else { return Ok(None) };
-        sleep(AFTERMATH).await;
-        Ok(Some(redis.counts()?.used_bytes))
-    }
-
-    /// What is done each second while nobody does anything.
-    async fn keep(&mut self, seconds: u64, sessions: u32) -> anyhow::Result<Option<Kept>> {
-        if self.redis.is_none() || seconds == 0 {
-            return Ok(None);
-        }
-        let before = self.read()?;
-        sleep(Duration::from_secs(seconds)).await;
-        let spent = self.read()?.since(&before);
-        Ok(spent.redis.map(|cost| Kept {
-            sessions,
-            seconds: spent.seconds,
-            redis: cost.per(spent.seconds),
-            server_us: spent.server.map(|cpu| cpu.us_per(1) / spent.seconds),
-        }))
-    }
-}
-
-impl Reading {
-    fn since(&self, before: &Reading) -> Spent {
-        Spent {
-            seconds: (self.at - before.at).as_secs_f64(),
-            server: self.server.zip(before.server).map(|(now, before)| now.since(before)),
-            load: self.load.since(before.load),
-            redis: self.redis.as_ref().zip(before.redis.as_ref()).map(|(now, before)| now.since(before)),
         }
     }
 }

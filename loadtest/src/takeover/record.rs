@@ -4,11 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::meter::Kept;
 use crate::record::Latency;
 use crate::redis::Cost;
-
-/// Fewer calls of a command than this for each login, or in a second, are not printed.
-const CALLS_SHOWN_MIN: f64 = 0.005;
 
 /// Users who log in on one node, and then move to the other and back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,17 +57,6 @@ pub(crate) struct Bytes {
     pub(crate) session: f64,
 }
 
-/// Sessions that do nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Kept {
-    pub(crate) sessions: u32,
-    pub(crate) seconds: f64,
-    /// What Redis does in a second.
-    pub(crate) redis: Cost,
-    /// CPU of the nodes in a second.
-    pub(crate) server_us: Option<f64>,
-}
-
 impl Takeover {
     /// Whether every login came to a good end.
     pub(crate) fn is_sound(&self) -> bool {
@@ -101,7 +88,7 @@ impl Takeover {
             if let Some(us) = logins.server_us {
                 add(format!("{kind}: server CPU, us"), us);
             }
-            for (name, figure) in logins.redis.iter().flat_map(redis_figures) {
+            for (name, figure) in logins.redis.iter().flat_map(Cost::figures) {
                 add(format!("{kind}: {name}"), figure);
             }
         }
@@ -110,28 +97,13 @@ impl Takeover {
             add("Redis bytes per session".to_owned(), bytes.session);
         }
         if let Some(kept) = &self.kept {
-            if let Some(us) = kept.server_us {
-                add("kept, in a second: server CPU, us".to_owned(), us);
-            }
-            for (name, figure) in redis_figures(&kept.redis) {
+            for (name, figure) in kept.figures() {
                 add(format!("kept, in a second: {name}"), figure);
             }
         }
         add("failed or lost".to_owned(), self.failed as f64 + f64::from(self.lost));
         figures
     }
-}
-
-fn shown(cost: &Cost) -> impl Iterator<Item = (&String, f64)> {
-    let calls = cost.calls.iter().map(|(name, &calls)| (name, calls));
-    calls.filter(|(_, calls)| *calls >= CALLS_SHOWN_MIN)
-}
-
-fn redis_figures(cost: &Cost) -> Vec<(String, f64)> {
-    let mut figures =
-        vec![("Redis CPU, us".to_owned(), cost.cpu_us), ("Redis commands".to_owned(), cost.calls_total())];
-    figures.extend(shown(cost).map(|(name, calls)| (format!("Redis {name}"), calls)));
-    figures
 }
 
 impl fmt::Display for Takeover {
@@ -147,15 +119,7 @@ impl fmt::Display for Takeover {
             )?;
         }
         if let Some(kept) = &self.kept {
-            write!(
-                f,
-                "  {} sessions kept for {:.0} s, each second: {}",
-                kept.sessions, kept.seconds, kept.redis
-            )?;
-            match kept.server_us {
-                Some(us) => writeln!(f, ", server CPU {us:.0} us")?,
-                None => writeln!(f)?,
-            }
+            writeln!(f, "  {kept}")?;
         }
         write!(f, "  {} logins failed, {} users lost", self.failed, self.lost)
     }
@@ -176,16 +140,6 @@ impl fmt::Display for Logins {
             write!(f, "\n    each: {redis}")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Cost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redis CPU {:.1} us, {:.2} commands", self.cpu_us, self.calls_total())?;
-        for (at, (name, calls)) in shown(self).enumerate() {
-            write!(f, "{}{name} {calls:.2}", if at == 0 { " (" } else { ", " })?;
-        }
-        if shown(self).next().is_some() { write!(f, ")") } else { Ok(()) }
     }
 }
 

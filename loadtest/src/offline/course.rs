@@ -1,0 +1,117 @@
+//! What senders, recipients and the run share.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::rota::{Rota, Turn};
+use super::tally::Tally;
+
+/// With nothing counted for this long a phase ends, finished or not.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// How often the run looks whether a phase is over. When it was over is known from the tally.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Everybody says `online`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Round {
+    /// The first one is 1; 0 is before it.
+    pub(super) number: u64,
+    /// How many messages wait for each user.
+    pub(super) expected: u64,
+    pub(super) began: Instant,
+}
+
+/// What senders, recipients and the run share.
+pub(super) struct Course {
+    /// Length of a message's data.
+    pub(super) bytes: usize,
+    started: Instant,
+    rota: Mutex<Rota>,
+    tally: Mutex<Tally>,
+    /// Changes when there is something to send. The value is the status that a send is answered with then.
+    posting: watch::Sender<&'static str>,
+    /// Changes when everybody is to say `online`.
+    rounds: watch::Sender<Round>,
+}
+
+impl Course {
+    pub(super) fn new(bytes: usize) -> anyhow::Result<Course> {
+        let started = Instant::now();
+        Ok(Course {
+            bytes,
+            started,
+            rota: Mutex::default(),
+            tally: Mutex::new(Tally::new()?),
+            posting: watch::Sender::new(""),
+            rounds: watch::Sender::new(Round { number: 0, expected: 0, began: started }),
+        })
+    }
+
+    /// The clock that messages are stamped by.
+    pub(super) fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Has the senders work off `rota`. Each send is to be answered with `status`. Returns when that began.
+    pub(super) fn post(&self, rota: Rota, status: &'static str) -> Instant {
+        *lock(&self.rota) = rota;
+        let began = Instant::now();
+        self.posting.send_replace(status);
+        began
+    }
+
+    /// Has every recipient say `online`. For each, so many messages wait. Returns when that began.
+    pub(super) fn call(&self, expected: u64) -> Instant {
+        let began = Instant::now();
+        self.rounds.send_modify(|round| *round = Round { number: round.number + 1, expected, began });
+        began
+    }
+
+    pub(super) fn posting(&self) -> watch::Receiver<&'static str> {
+        self.posting.subscribe()
+    }
+
+    pub(super) fn rounds(&self) -> watch::Receiver<Round> {
+        self.rounds.subscribe()
+    }
+
+    /// What is to be sent next, if anything.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        lock(&self.rota).next()
+    }
+
+    /// What was sent has come to its end.
+    pub(super) fn done(&self, turn: &Turn) {
+        lock(&self.rota).done(turn);
+    }
+
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.tally)
+    }
+
+    /// Waits until the present phase is over, or stalled, which it says. Returns what was counted; the next phase is
+    /// counted anew.
+    pub(super) async fn until(&self, what: &str, is_over: impl Fn(&Tally) -> bool) -> anyhow::Result<Tally> {
+        let began = Instant::now();
+        loop {
+            {
+                let mut tally = self.tally();
+                let is_stalled = tally.last().max(began).elapsed() > STALL_LIMIT;
+                if is_over(&tally) || is_stalled {
+                    if is_stalled {
+                        eprintln!("{what}: nothing has happened for {} s", STALL_LIMIT.as_secs());
+                    }
+                    return Ok(std::mem::replace(&mut *tally, Tally::new()?));
+                }
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
