@@ -59,7 +59,7 @@ end
 local function keep_until(moment)
   known.kept = moment
   remember()
-  for i = 2, 4 do
+  for i = 2, known.timed > 0 and 4 or 3 do
     redis.call('PEXPIREAT', KEYS[i], moment)
   end
 end
@@ -79,8 +79,10 @@ end
 -- After something was deleted.
 local function deleted()
   if redis.call('XLEN', KEYS[2]) == 0 then
+    if known.timed > 0 then
+      redis.call('DEL', KEYS[4])
+    end
     known.bytes, known.latest, known.aged, known.timed = 0, 0, 0, 0
-    redis.call('DEL', KEYS[4])
     keep_until(now_ms() + EMPTY_KEPT_MS)
   else
     remember()
