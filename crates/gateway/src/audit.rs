@@ -109,6 +109,13 @@ async fn look_at_missed(node: &Arc<Inner>, upkeep: &mut Upkeep) {
         // The audit looks at everybody.
         return;
     }
+    match node.registry.own().await {
+        Ok(Own::Listed) => {}
+        // It is not about a few: whether anybody is put back depends on what has become of the node.
+        Ok(_) => return tend(node, upkeep).await,
+        // Whoever misses them asks again.
+        Err(Error) => return,
+    }
     let missed = node.registrar.take_missed();
     let batch: Vec<_> = missed.into_iter().filter_map(|session| node.hub.find(session)).collect();
     check_some(node, &batch, upkeep).await;
@@ -116,6 +123,8 @@ async fn look_at_missed(node: &Arc<Inner>, upkeep: &mut Upkeep) {
 
 /// Checks a few sessions of a node that acts.
 async fn check_some(node: &Arc<Inner>, batch: &[Arc<Session>], upkeep: &mut Upkeep) {
+    // What is owed to others is not paid by these.
+    let owed_stays = upkeep.lost_stays;
     let mut found = Found::default();
     for batch in batch.chunks(BATCH_MAX) {
         // If it fails, whoever was put back and is over is found by comparing.
@@ -126,7 +135,7 @@ async fn check_some(node: &Arc<Inner>, batch: &[Arc<Session>], upkeep: &mut Upke
     catch_up(node, batch);
     if found.restored > 0 {
         tracing::warn!(sessions = found.restored, "put back sessions that the registry had lost");
-        upkeep.lost_stays = restore_stays(node, batch).await.is_err();
+        upkeep.lost_stays = restore_stays(node, batch).await.is_err() || owed_stays;
     }
 }
 

@@ -32,7 +32,10 @@ pub(crate) enum Settling {
     Written,
 }
 
-/// What a session may have that is not settled.
+/// The part of the window that must be free before more is read into it.
+const PAGE_SHARE: usize = 4;
+
+/// What a session may have that is not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) messages_max: usize,
@@ -61,6 +64,8 @@ struct Open {
     /// Given and not acknowledged, in the order of their serials.
     outstanding: VecDeque<Outstanding>,
     outstanding_bytes: usize,
+    /// Given in the round before and not acknowledged then: a client may do so late.
+    previous: VecDeque<Outstanding>,
     /// What the next message weighs, if the outbox had no room for it.
     next_weight: usize,
     settling_on: SettlingOn,
@@ -110,8 +115,10 @@ impl Inbox {
     /// Begins a round: everything up to `backlog` is replayed. What was outstanding is given again.
     pub(crate) fn begin(&self, settling: Settling, backlog: Serial) {
         let mut inbox = self.0.lock();
-        let (round, settling_on) =
-            inbox.take().map_or_else(Default::default, |open| (open.round + 1, open.settling_on));
+        let (round, previous, settling_on) = inbox.take().map_or_else(Default::default, |open| {
+            let previous = if open.settling == Settling::Each { open.outstanding } else { VecDeque::new() };
+            (open.round + 1, previous, open.settling_on)
+        });
         *inbox = Some(Box::new(Open {
             round,
             settling,
@@ -122,9 +129,15 @@ impl Inbox {
             is_reading: false,
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
+            previous,
             next_weight: 0,
             settling_on,
         }));
+    }
+
+    /// Whether the session has begun a round.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.lock().is_some()
     }
 
     /// There may be news that the session was not told of.
@@ -170,6 +183,11 @@ impl Inbox {
         if !open.is_behind || open.is_reading || !open.has_room(window) {
             return None;
         }
+        let free = window.messages_max - open.outstanding.len();
+        if free < window.messages_max / PAGE_SHARE && !open.outstanding.is_empty() {
+            // Not for every single acknowledgement.
+            return None;
+        }
         if !outbox.has_room_for(open.next_weight) {
             // The courier is woken when something has left.
             outbox.watch();
@@ -180,7 +198,7 @@ impl Inbox {
         let span = Span {
             after: open.cursor,
             until: open.backlog,
-            messages_max: window.messages_max - open.outstanding.len(),
+            messages_max: free,
             bytes_max: window.bytes_max.saturating_sub(open.outstanding_bytes).max(1),
         };
         Some(Wanted { round: open.round, span })
@@ -244,12 +262,22 @@ impl Inbox {
     /// the registrar.
     pub(crate) fn acknowledged(&self, id: u64) -> bool {
         let mut inbox = self.0.lock();
-        let Some(open) = inbox.as_mut().filter(|open| open.settling == Settling::Each) else { return false };
-        let Ok(at) = open.outstanding.binary_search_by_key(&id, |outstanding| outstanding.by) else {
-            return false;
-        };
-        let Some(outstanding) = open.outstanding.remove(at) else { return false };
-        open.take_off(&outstanding);
+        let Some(open) = inbox.as_mut() else { return false };
+        if open.settling == Settling::Each
+            && let Some(outstanding) = take(&mut open.outstanding, id)
+        {
+            open.take_off(&outstanding);
+            return true;
+        }
+        let Some(late) = take(&mut open.previous, id) else { return false };
+        open.settling_on.waiting.push(late.serial);
+        // It may have been given again meanwhile, and need not be acknowledged twice.
+        if let Some(at) = open.outstanding.iter().position(|again| again.serial == late.serial)
+            && open.settling == Settling::Each
+            && let Some(again) = open.outstanding.remove(at)
+        {
+            open.outstanding_bytes -= again.weight;
+        }
         true
     }
 
@@ -328,6 +356,12 @@ impl Inbox {
             _ => Unsettled::Nothing,
         }
     }
+}
+
+/// Takes out what the acknowledgement of this id is about.
+fn take(outstanding: &mut VecDeque<Outstanding>, id: u64) -> Option<Outstanding> {
+    let at = outstanding.binary_search_by_key(&id, |outstanding| outstanding.by).ok()?;
+    outstanding.remove(at)
 }
 
 impl Open {

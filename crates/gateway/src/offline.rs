@@ -222,6 +222,8 @@ pub(crate) async fn online(
         }
         Err(HolderError::Displaced) => {}
         Err(HolderError::Absent | HolderError::Unavailable(_)) => {
+            // Nobody is to count on it, as far as that is known.
+            session.ready.store(session.inbox.is_open(), Ordering::Release);
             reply.refuse(&Refusal::new(ErrorCode::Unavailable, "the inbox cannot be reached"));
         }
     }
@@ -253,6 +255,8 @@ pub(crate) async fn settled(
         let changed = match session.inbox.unsettled() {
             Unsettled::Nothing => return Ok(()),
             Unsettled::Lost => return Err(HolderError::Displaced),
+            // Whoever waits for its end is not kept waiting.
+            Unsettled::Something(_) if session.is_over() => return Err(HolderError::Displaced),
             Unsettled::Something(changed) => changed,
         };
         // It may have been turned away before, for want of room.

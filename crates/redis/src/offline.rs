@@ -216,25 +216,55 @@ impl Inboxes {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, Unavailable> {
-        let scripts = &self.registry.scripts;
-        let mut settled = Vec::with_capacity(settlements.len());
-        for batch in settlements.chunks(BATCH_MAX) {
-            let commands = batch.iter().map(|Settlement { holder, serials }| {
-                let mut command = self.as_holder(&scripts.verbs.settle, holder);
-                for serial in serials {
-                    command.arg(serial.to_string());
-                }
-                command
-            });
-            let mut answers = scripts.ask("settle", commands.collect()).await.map_err(unavailable)?;
-            for _ in batch {
-                settled.push(match scripts.next::<i64>(&mut answers).map_err(unavailable)? {
-                    -1 => Settled::Displaced,
-                    deleted => u64::try_from(deleted).map_or(Settled::Absent, Settled::Deleted),
-                });
-            }
+        let mut settled = vec![Settled::Deleted(0); settlements.len()];
+        // In pieces of few serials, since each of them costs Redis a look, and a pulse waits behind them.
+        let mut pieces = Vec::with_capacity(settlements.len());
+        for (at, settlement) in settlements.iter().enumerate() {
+            pieces.extend(
+                settlement.serials.chunks(BATCH_MAX).map(|serials| (at, &settlement.holder, serials)),
+            );
         }
+        let (mut batch, mut serials_in_batch) = (Vec::new(), 0);
+        for piece in pieces {
+            if serials_in_batch + piece.2.len() > BATCH_MAX {
+                self.settle_batch(&mut batch, &mut settled).await?;
+                serials_in_batch = 0;
+            }
+            serials_in_batch += piece.2.len();
+            batch.push(piece);
+        }
+        self.settle_batch(&mut batch, &mut settled).await?;
         Ok(settled)
+    }
+
+    /// One pipeline: pieces of settlements, each with its place among `settled`.
+    async fn settle_batch(
+        &self,
+        batch: &mut Vec<(usize, &Holder, &[Serial])>,
+        settled: &mut [Settled],
+    ) -> Result<(), Unavailable> {
+        let scripts = &self.registry.scripts;
+        let commands = batch.iter().map(|(_, holder, serials)| {
+            let mut command = self.as_holder(&scripts.verbs.settle, holder);
+            for serial in *serials {
+                command.arg(serial.to_string());
+            }
+            command
+        });
+        let mut answers = scripts.ask("settle", commands.collect()).await.map_err(unavailable)?;
+        for (at, ..) in batch.drain(..) {
+            let outcome = match scripts.next::<i64>(&mut answers).map_err(unavailable)? {
+                -1 => Settled::Displaced,
+                deleted => u64::try_from(deleted).map_or(Settled::Absent, Settled::Deleted),
+            };
+            settled[at] = match (settled[at], outcome) {
+                (Settled::Deleted(before), Settled::Deleted(more)) => Settled::Deleted(before + more),
+                // A session that is refused once has not settled everything.
+                (Settled::Deleted(_), refused) => refused,
+                (refused, _) => refused,
+            };
+        }
+        Ok(())
     }
 
     async fn stored(&self, place: &Place) -> Result<Stored, Unavailable> {

@@ -180,6 +180,13 @@ impl Scripts {
         })
     }
 
+    /// Something called `label` was answered.
+    pub(crate) fn took(&self, label: &'static str, elapsed: Duration) {
+        if let Some(subscriber) = self.subscriber.upgrade() {
+            subscriber.observe(label, elapsed);
+        }
+    }
+
     /// Sends `commands` and returns the answers, refusals among them. Scripts that the server does not know are
     /// loaded and carried out once more; a server forgets them when it is restarted.
     ///
@@ -218,9 +225,7 @@ impl Scripts {
         };
         match answered {
             Ok(Ok(answers)) => {
-                if let Some(subscriber) = self.subscriber.upgrade() {
-                    subscriber.observe(label, sent.elapsed());
-                }
+                self.took(label, sent.elapsed());
                 Ok(answers)
             }
             Ok(Err(error)) => {

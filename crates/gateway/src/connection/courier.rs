@@ -21,6 +21,9 @@ use crate::session::Session;
 /// How long to wait before a store that did not answer, or a registry that did not know the session, is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// Pages in one go before other tasks of the worker get their turn. A store in memory answers at once.
+const PAGES_PER_TURN: usize = 4;
+
 /// One read under way; none once it is over.
 pub(super) type Errand = Pin<Box<dyn Future<Output = Fetched> + Send>>;
 
@@ -37,12 +40,19 @@ impl Connection {
         if self.outbox.take_news() {
             self.has_news = true;
         }
-        loop {
+        let mut pages = 0;
+        // Nobody is given anything any more once the outbox is closed.
+        while self.outbox.closed().is_none() {
             if let Some(errand) = &mut self.errand {
                 let Poll::Ready(fetched) = errand.as_mut().poll(context) else { return };
                 self.errand = None;
                 self.fetched(fetched);
                 self.has_news = true;
+                pages += 1;
+                if pages == PAGES_PER_TURN {
+                    context.waker().wake_by_ref();
+                    return;
+                }
             }
             if !self.has_news {
                 return;

@@ -7,16 +7,22 @@ local why = refusal(ARGV[1], ARGV[2])
 if why then
   return why == 'displaced' and -1 or -2
 end
-local settled = 0
+local there, weight, seen = {}, 0, {}
 for i = 3, #ARGV do
-  if delete(ARGV[i]) then
-    settled = settled + 1
-    if known.timed > 0 then
-      redis.call('ZREM', KEYS[4], ARGV[i])
-    end
+  local serial = ARGV[i]
+  local found = not seen[serial] and redis.call('XRANGE', KEYS[2], serial, serial)[1]
+  seen[serial] = true
+  if found then
+    table.insert(there, serial)
+    weight = weight + #found[2][4]
   end
 end
-if settled > 0 then
+if #there > 0 then
+  redis.call('XDEL', KEYS[2], unpack(there))
+  if inbox().timed > 0 then
+    redis.call('ZREM', KEYS[4], unpack(there))
+  end
+  known.bytes = math.max(0, known.bytes - weight)
   deleted()
 end
-return settled
+return #there
