@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::Error;
 use crate::socket::{AckHandle, Event, Signal, Socket};
 use crate::value::Value;
@@ -19,6 +21,9 @@ pub enum Settle {
     Written,
 }
 
+/// How long to wait before a gateway that was unavailable is told again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
 /// A socket that is ready for durable messages.
 #[derive(Debug)]
 pub struct Inbox<'s> {
@@ -26,6 +31,8 @@ pub struct Inbox<'s> {
     settle: Settle,
     /// Limit of one answer to `online`.
     limit: Duration,
+    /// When `online` is to be said, if it is.
+    due: Option<Instant>,
 }
 
 /// What comes through an inbox.
@@ -75,38 +82,62 @@ impl Delivery {
 }
 
 impl<'s> Inbox<'s> {
-    /// Says `online`, and waits for the answer, at most `limit`. The same limit holds after every reconnection.
+    /// Says `online`, and waits for the answer, at most `limit`. The same limit holds after every reconnection. If the
+    /// gateway is unavailable, [`Inbox::next`] says it again.
     ///
     /// # Errors
     /// [`Error::Protocol`] with the gateway's code when it refuses; otherwise as [`Socket::emit_with_ack`].
     pub async fn open(socket: &'s Socket, settle: Settle, limit: Duration) -> Result<Inbox<'s>, Error> {
-        let inbox = Inbox { socket, settle, limit };
-        inbox.say_online().await?;
+        let mut inbox = Inbox { socket, settle, limit, due: None };
+        match inbox.say_online().await? {
+            Answer::Ready => {}
+            Answer::Unavailable => inbox.due = Some(Instant::now() + RETRY_AFTER),
+        }
         Ok(inbox)
     }
 
-    /// The next thing that comes, over as many reconnections as the client is told to make.
+    /// The next thing that comes, over as many reconnections as the client is told to make. A gateway that is
+    /// unavailable after one is told again every half second. Cancel safe.
     ///
     /// # Errors
     /// [`Error::Closed`] when nothing will come any more, [`Error::ConnectError`] when the namespace is refused at a
-    /// reconnection, [`Error::Protocol`] when `online` is.
+    /// reconnection, [`Error::Protocol`] or [`Error::Timeout`] when `online` is refused or not answered; the next call
+    /// says it again.
     pub async fn next(&mut self) -> Result<Arrival, Error> {
         loop {
-            match self.socket.next_signal().await {
-                Some(Signal::Event(event)) => return Ok(arrival(event)),
-                Some(Signal::Connected { .. }) => match self.say_online().await {
-                    // Lost again meanwhile: there will be another signal.
-                    Ok(()) | Err(Error::Disconnected(_)) => {}
-                    Err(error) => return Err(error),
+            let signal = match self.due {
+                Some(due) => tokio::select! {
+                    // First, or a stream of other events would keep it waiting.
+                    biased;
+                    () = tokio::time::sleep_until(due) => {
+                        self.be_online().await?;
+                        continue;
+                    }
+                    signal = self.socket.next_signal() => signal,
                 },
-                Some(Signal::Disconnected(_)) => {}
+                None => self.socket.next_signal().await,
+            };
+            match signal {
+                Some(Signal::Event(event)) => return Ok(arrival(event)),
+                Some(Signal::Connected { .. }) => self.due = Some(Instant::now()),
+                Some(Signal::Disconnected(_)) => self.due = None,
                 Some(Signal::Refused { message, data }) => return Err(Error::ConnectError { message, data }),
                 None => return Err(Error::Closed),
             }
         }
     }
 
-    async fn say_online(&self) -> Result<(), Error> {
+    async fn be_online(&mut self) -> Result<(), Error> {
+        match self.say_online().await {
+            // Lost again meanwhile: there will be another signal.
+            Ok(Answer::Ready) | Err(Error::Disconnected(_)) => self.due = None,
+            Ok(Answer::Unavailable) => self.due = Some(Instant::now() + RETRY_AFTER),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn say_online(&self) -> Result<Answer, Error> {
         let ack = match self.settle {
             Settle::Each => "each",
             Settle::Written => "none",
@@ -114,10 +145,18 @@ impl<'s> Inbox<'s> {
         let argument = Value::from(serde_json::json!({ "ack": ack }));
         let answer = self.socket.emit_with_ack("online", &[argument], self.limit).await?;
         match answer.first() {
-            Some(answer) if answer["ok"] == Value::Bool(true) => Ok(()),
+            Some(answer) if answer["ok"] == Value::Bool(true) => Ok(Answer::Ready),
+            Some(answer) if answer["error"]["code"] == "unavailable" => Ok(Answer::Unavailable),
             answer => Err(Error::Protocol(format!("online is refused: {answer:?}"))),
         }
     }
+}
+
+/// What the gateway says to `online`.
+enum Answer {
+    Ready,
+    /// Its Redis is away.
+    Unavailable,
 }
 
 /// What an event is to whoever has an inbox.
