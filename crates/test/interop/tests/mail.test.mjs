@@ -49,15 +49,19 @@ class Post {
 class Town {
   mail = new Mail();
   isOpen = true;
+  /** Logins while the one before was still connected, and what that one acknowledged all the same. */
+  overlaps = 0;
+  lateSettles = 0;
   #homes = [];
 
   constructor(stage, posts) {
     Object.assign(this, { stage, posts });
   }
 
-  /** A client of `user` that is ready, or null. */
-  async #ready(user, chance) {
+  /** A client of `user` that is connected, or null. `meanwhile` is done when its login is on its way. */
+  async #connected(user, chance, meanwhile = () => {}) {
     const visitor = new Visitor(this.stage, chance.one(this.posts).url, { user, device: 'phone' });
+    visitor.on('connecting', meanwhile);
     try {
       await limited('CONNECT is answered', visitor.connected, ANSWER_WITHIN_MS);
       return visitor;
@@ -67,20 +71,24 @@ class Town {
     }
   }
 
-  /** Takes what comes until it is told to leave. Some acknowledge everything, some a part, with and without haste. */
+  /**
+   * Takes what comes until it is told to leave. Some acknowledge everything, some a part, with and without haste.
+   * `late` acknowledges the rest.
+   */
   #receive(user, visitor, chance, share) {
     const acknowledged = [];
+    const held = [];
     visitor.on('event', (name, first, second, third) => {
       const letter = name === 'offline_message' ? { text: first.data, acknowledge: second } : name === 'message' ? { text: first, acknowledge: third } : null;
       if (letter === null) return;
       this.mail.receive(letter.text, user);
-      if (!chance.is(share)) return;
       const settle = () => {
         if (!visitor.isOpen) return;
         letter.acknowledge();
         acknowledged.push(letter.text);
       };
-      if (chance.is(0.5)) settle();
+      if (!chance.is(share)) held.push(settle);
+      else if (chance.is(0.5)) settle();
       else setTimeout(settle, chance.between(0, 100)).unref();
     });
     // What was acknowledged before a heartbeat is settled when that is answered.
@@ -88,26 +96,42 @@ class Town {
       const before = acknowledged.splice(0);
       visitor.request('heartbeat', null, ({ ok }) => ok && before.forEach((text) => this.mail.confirm(text)));
     };
+    const late = () => {
+      this.lateSettles += visitor.isOpen ? held.length : 0;
+      held.splice(0).forEach((settle) => settle());
+      beat();
+    };
     visitor.request('online', {}, () => {});
-    return beat;
+    return { visitor, beat, late };
   }
 
-  /** Comes and goes until the town closes. */
+  /** Comes and goes until the town closes; at times without having left. */
   async live(user) {
     const chance = new Chance(user);
+    let before = null;
     while (this.isOpen) {
-      await pause(chance.between(0, 4_000));
-      const visitor = this.isOpen && (await this.#ready(user, chance));
+      await pause(chance.between(0, before === null ? 4_000 : 100));
+      const visitor = this.isOpen && (await this.#connected(user, chance, () => before?.late()));
       if (!visitor) continue;
-      const beat = this.#receive(user, visitor, chance, chance.is(0.2) ? 0.5 : 1);
+      const stay = this.#receive(user, visitor, chance, chance.is(0.2) ? 0.5 : 1);
+      if (before !== null) {
+        this.overlaps += 1;
+        // It has lost its place, but may not have been told.
+        before.late();
+        await pause(50);
+        before.visitor.end();
+        before = null;
+      }
       const until = performance.now() + chance.between(100, 3_000);
       while (performance.now() < until && visitor.isOpen) {
         await pause(chance.between(50, 400));
-        beat();
+        stay.beat();
       }
+      if (chance.is(0.15)) before = stay;
       // Nobody says goodbye. What is still on its way to it is lost.
-      visitor.end();
+      else visitor.end();
     }
+    before?.visitor.end();
   }
 
   /** Sends one letter after the other, each until it is promised. */
@@ -120,7 +144,7 @@ class Town {
       this.mail.write(sender, number, recipient);
       // Also when the town closes meanwhile: an answer that is lost is asked for again under the same key.
       for (;;) {
-        visitor ??= await this.#ready(sender, chance);
+        visitor ??= await this.#connected(sender, chance);
         const answer = visitor && (await visitor.ask('send', { to: recipient, data: text, id: text }, ANSWER_WITHIN_MS).catch(() => null));
         if (answer?.ok) break;
         assert.ok([undefined, 'unavailable'].includes(answer?.error.code), JSON.stringify(answer));
@@ -138,9 +162,9 @@ class Town {
   async gather(users) {
     const homes = users.map(async (user) => {
       const chance = new Chance(`${user}, at last`);
-      const visitor = await until(`${user} is at home`, () => this.#ready(user, chance), SETTLED_WITHIN_MS);
+      const visitor = await until(`${user} is at home`, () => this.#connected(user, chance), SETTLED_WITHIN_MS);
       const emptied = new Promise((resolve) => visitor.on('event', (name) => name === 'offline_message_ack' && resolve()));
-      const beat = this.#receive(user, visitor, chance, 1);
+      const { beat } = this.#receive(user, visitor, chance, 1);
       await limited(`the backlog of ${user} ends`, emptied, SETTLED_WITHIN_MS);
       await pause(150);
       beat();
@@ -186,12 +210,13 @@ test(`${SENDERS} senders and ${USERS} users for ${SECONDS} s, seed ${SEED}`, { s
   await town.gather(users);
   const { mail } = town;
   await until('everything is confirmed', () => mail.missing.length === 0 || mail.violations.length > 0, SETTLED_WITHIN_MS).catch(() => {});
-  t.diagnostic(`seed ${SEED}: ${mail.promised} promised, ${mail.received} received, ${mail.repeated} again, ${mail.confirmed} confirmed`);
+  t.diagnostic(`seed ${SEED}: ${mail.promised} promised, ${mail.received} received, ${mail.repeated} again, ${mail.confirmed} confirmed; ${town.overlaps} takeovers, ${town.lateSettles} acknowledged late`);
   assert.deepEqual(mail.violations, []);
   assert.deepEqual(mail.missing, []);
   // What makes that mean something.
   assert.ok(mail.promised > SECONDS * SENDERS && mail.confirmed > mail.promised / 2, 'letters were sent and confirmed');
   assert.ok(mail.repeated > 0, 'and some came twice');
+  assert.ok(town.overlaps > 0 && town.lateSettles > 0, 'some were displaced, and acknowledged then');
   const looked = await redis.client(stage);
   await until('no inbox holds anything', async () => {
     const inboxes = await looked.keys('tidegate:*:inbox');
