@@ -1,6 +1,7 @@
 //! The offline store against plain lists of messages: whatever happens, both say the same after every step.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -23,13 +24,42 @@ const MESSAGES_MAX: u64 = 5;
 /// serials.
 #[derive(Clone, Debug)]
 enum Step {
-    Claim { node: usize, user: usize, device: usize },
-    Release { at: usize },
-    Open { at: usize },
-    Send { node: usize, at: Option<usize>, to: usize, key: Option<usize> },
-    Read { at: usize, mark: usize, messages_max: usize, until: Option<usize> },
-    Settle { at: usize, marks: Vec<usize> },
-    Clear { node: usize, user: usize },
+    Claim {
+        node: usize,
+        user: usize,
+        device: usize,
+    },
+    Release {
+        at: usize,
+    },
+    Open {
+        at: usize,
+    },
+    Send {
+        node: usize,
+        at: Option<usize>,
+        to: usize,
+        key: Option<usize>,
+    },
+    /// Something that has expired before the next step.
+    SendBrief {
+        node: usize,
+        to: usize,
+    },
+    Read {
+        at: usize,
+        mark: usize,
+        messages_max: usize,
+        until: Option<usize>,
+    },
+    Settle {
+        at: usize,
+        marks: Vec<usize>,
+    },
+    Clear {
+        node: usize,
+        user: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -42,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => at().prop_map(|at| Step::Open { at }),
         10 => (nodes.clone(), prop::option::of(at()), users.clone(), prop::option::weighted(0.3, 0..KEYS.len()))
             .prop_map(|(node, at, to, key)| Step::Send { node, at, to, key }),
+        2 => (nodes.clone(), users.clone()).prop_map(|(node, to)| Step::SendBrief { node, to }),
         5 => (at(), mark(), 1..4_usize, prop::option::of(mark()))
             .prop_map(|(at, mark, messages_max, until)| Step::Read { at, mark, messages_max, until }),
         4 => (at(), prop::collection::vec(mark(), 1..4)).prop_map(|(at, marks)| Step::Settle { at, marks }),
@@ -86,6 +117,10 @@ struct Inbox {
     waiting: Vec<(Serial, String)>,
     /// Every serial that was ever given out.
     serials: Vec<Serial>,
+    /// At most so many have expired since somebody looked; exactly so many, unless somebody has looked who does not
+    /// tell.
+    expired: u64,
+    is_vague: bool,
     /// By sender and key.
     known: HashMap<(Option<&'static str>, &'static str), Serial>,
 }
@@ -93,6 +128,17 @@ struct Inbox {
 impl Inbox {
     fn last(&self) -> Serial {
         self.serials.last().copied().unwrap_or(Serial::ZERO)
+    }
+
+    /// Somebody looks who does not tell what has expired.
+    fn look(&mut self) {
+        self.is_vague |= self.expired > 0;
+    }
+
+    /// Somebody looks and tells: whether that can be.
+    fn told(&mut self, expired: u64) -> bool {
+        let most = std::mem::take(&mut self.expired);
+        if std::mem::take(&mut self.is_vague) { expired <= most } else { expired == most }
     }
 
     /// The serial `back` ones before the latest, or before all.
@@ -153,6 +199,10 @@ impl World {
             Step::Read { at, mark, messages_max, until } => {
                 self.read(at, mark, messages_max, until).await?;
             }
+            Step::SendBrief { node, to } => {
+                // What has expired is to be found by whatever comes next.
+                return self.send_brief(node, USERS[to]).await;
+            }
             Step::Settle { at, marks } => {
                 let Some((index, user)) = self.session(at) else { return Ok(()) };
                 let session = &self.sessions[index];
@@ -162,26 +212,33 @@ impl World {
                 if session.standing.is_ok() {
                     inbox.waiting.retain(|(serial, _)| !serials.contains(serial));
                 }
-                let settled = match session.standing {
-                    Ok(()) => Settled::Deleted((before - inbox.waiting.len()) as u64),
-                    Err(HolderError::Displaced) => Settled::Displaced,
-                    Err(_) => Settled::Absent,
-                };
+                let deleted = (before - inbox.waiting.len()) as u64;
+                inbox.look();
+                let most = deleted + inbox.expired;
                 let settlement = Settlement { holder: holder(&session.claim), serials };
                 let store = self.store(self.sessions[index].node);
-                prop_assert_eq!(store.settle(vec![settlement]).await, Ok(vec![settled]));
+                let settled = store.settle(vec![settlement]).await.unwrap();
+                match (self.sessions[index].standing, &settled[..]) {
+                    // One that has expired is settled all the same.
+                    (Ok(()), [Settled::Deleted(found)]) => prop_assert!((deleted..=most).contains(found)),
+                    (Err(HolderError::Displaced), [Settled::Displaced])
+                    | (Err(HolderError::Absent), [Settled::Absent]) => {}
+                    (standing, _) => prop_assert!(false, "{standing:?} but {settled:?}"),
+                }
             }
             Step::Clear { node, user } => {
                 let store = self.store(node);
                 let inbox = self.inboxes.get_mut(USERS[user]).unwrap();
                 let cleared = std::mem::take(&mut inbox.waiting).len() as u64;
+                inbox.look();
                 prop_assert_eq!(store.clear(place(USERS[user])).await, Ok(cleared));
             }
         }
         for user in USERS {
             let stored = self.store(0).stored(place(user)).await.unwrap();
-            let inbox = &self.inboxes[user];
-            prop_assert_eq!((stored.count, stored.expired), (inbox.waiting.len() as u64, 0));
+            let inbox = self.inboxes.get_mut(user).unwrap();
+            prop_assert_eq!(stored.count, inbox.waiting.len() as u64);
+            prop_assert!(inbox.told(stored.expired), "{} have expired", stored.expired);
             prop_assert_eq!(stored.bytes == 0, inbox.waiting.is_empty());
         }
         Ok(())
@@ -234,6 +291,7 @@ impl World {
             .collect();
         let known = key.map(|key| (from.map(|(_, user)| user), key));
         let inbox = self.inboxes.get_mut(to).unwrap();
+        inbox.look();
         if let Some(first) = known.and_then(|known| inbox.known.get(&known)) {
             let sent = outcome.map(|sent| (sent.status, sent.serial));
             prop_assert_eq!(sent, Ok((Status::Duplicate, *first)));
@@ -250,19 +308,38 @@ impl World {
         Ok(())
     }
 
+    async fn send_brief(&mut self, node: usize, to: &'static str) -> Result<(), TestCaseError> {
+        let brief = Letter { ttl: Some(Duration::from_millis(1)), ..letter(to, "brief") };
+        let outcome = self.store(node).send(brief).await;
+        let inbox = self.inboxes.get_mut(to).unwrap();
+        inbox.look();
+        if inbox.waiting.len() as u64 >= MESSAGES_MAX {
+            prop_assert_eq!(outcome, Err(SendError::Full(Full::Messages)));
+            return Ok(());
+        }
+        let serial = outcome.unwrap().serial;
+        prop_assert!(serial > inbox.last());
+        inbox.serials.push(serial);
+        inbox.expired += 1;
+        // Both stores go by a clock of the system.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        Ok(())
+    }
+
     async fn read(
-        &self,
+        &mut self,
         at: usize,
         mark: usize,
         messages_max: usize,
         until: Option<usize>,
     ) -> Result<(), TestCaseError> {
         let Some((index, user)) = self.session(at) else { return Ok(()) };
-        let (session, inbox) = (&self.sessions[index], &self.inboxes[user]);
+        let store = self.store(self.sessions[index].node);
+        let (session, inbox) = (&self.sessions[index], self.inboxes.get_mut(user).unwrap());
         let after = inbox.mark(mark);
         let until = until.map(|until| inbox.mark(until).max(after));
         let span = Span { until, messages_max, ..all_after(after) };
-        let page = self.store(session.node).read(holder(&session.claim), span).await;
+        let page = store.read(holder(&session.claim), span).await;
         let page = match session.standing {
             Ok(()) => page.unwrap(),
             Err(error) => {
@@ -278,9 +355,10 @@ impl World {
             page.messages.iter().map(|message| (message.serial, message.data.clone())).collect();
         let wanted: Vec<_> = expected.iter().map(|(serial, data)| (*serial, text(data))).collect();
         prop_assert_eq!(found, wanted);
-        prop_assert_eq!((page.has_more, page.expired), (has_more, 0));
+        prop_assert_eq!(page.has_more, has_more);
         let end = until.unwrap_or(inbox.last());
         prop_assert_eq!(page.upto, if has_more { expected[expected.len() - 1].0 } else { end });
+        prop_assert!(inbox.told(page.expired), "{} have expired", page.expired);
         Ok(())
     }
 }
