@@ -615,6 +615,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_acknowledgement_of_the_round_before_counts() {
+        let (rig, session) = live(Settling::Each).await;
+        let node = rig.inner();
+        let first = node.acknowledgements.next_id() + 1;
+        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
+        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
+        session.inbox.begin(Settling::Each, serial(2));
+        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+        session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "one"), stored(2, "two")], 2));
+        assert_eq!(count(&polled(&session), "one"), 2, "it is given again");
+        assert!(session.inbox.acknowledged(first));
+        assert_eq!(session.inbox.settle(), [serial(1)]);
+        session.inbox.settled(Some(Settled::Deleted(1)));
+        // Once is enough.
+        assert!(!session.inbox.acknowledged(first + 2));
+        assert!(session.inbox.acknowledged(first + 3));
+        assert_eq!(session.inbox.settle(), [serial(2)]);
+        // Two rounds later nobody remembers.
+        session.inbox.begin(Settling::Each, serial(2));
+        assert!(!session.inbox.acknowledged(first + 1));
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
     async fn what_was_acknowledged_is_unsettled_until_the_store_says_so() {
         let (rig, session) = live(Settling::Each).await;
         let node = rig.inner();

@@ -126,3 +126,89 @@ async fn fetch(node: Arc<Inner>, session: Arc<Session>, wanted: Wanted) -> Fetch
     tokio::time::sleep(RETRY_AFTER).await;
     Fetched { session, wanted, page: None }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use tidegate_core::DisconnectReason;
+    use tidegate_core::memory::Exchange;
+    use tidegate_core::offline::{Letter, Sender, Serial};
+    use tidegate_msgpack::write;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::connection::Link;
+    use crate::engines::EngineId;
+    use crate::inbox::Settling;
+    use crate::rig::Rig;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection of the session, with a message waiting for it.
+    async fn expecting(rig: &Rig, session: &Arc<Session>) -> Connection {
+        let node = rig.inner();
+        let mut data = Vec::new();
+        write::str(&mut data, "one");
+        let letter = Letter {
+            to: session.holder().unwrap().place,
+            from: Sender::Operator,
+            event: "e".into(),
+            data: data.into(),
+            id: None,
+            ttl: None,
+        };
+        node.offline.send(letter).await.unwrap();
+        session.inbox.begin(Settling::Each, Serial::ZERO);
+        let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let link = Link::polling(mpsc::channel(1).1);
+        let outbox = Arc::clone(&session.outbox);
+        let mut connection = Connection::new(Arc::clone(node), outbox, EngineId::random(), link, admitted);
+        connection.sessions.push(Arc::clone(session));
+        connection.has_news = true;
+        connection
+    }
+
+    /// How often the connection asks to be polled again at once.
+    fn wakes(connection: &mut Connection) -> usize {
+        let wakes = Arc::new(Wakes::default());
+        connection.poll_courier(&mut Context::from_waker(&Waker::from(Arc::clone(&wakes))));
+        wakes.0.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn it_rests_when_everything_is_read() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let session = rig.seat("ann").await;
+        let mut connection = expecting(&rig, &session).await;
+        let before = session.outbox.taken();
+        assert_eq!(wakes(&mut connection), 0);
+        assert!(connection.errand.is_none() && !connection.has_news);
+        assert!(session.outbox.taken() > before, "the message was given");
+        connection.sessions.clear();
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn it_reads_nothing_for_an_outbox_that_is_closed() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let session = rig.seat("ann").await;
+        let mut connection = expecting(&rig, &session).await;
+        session.outbox.close(DisconnectReason::SlowConsumer);
+        assert_eq!(wakes(&mut connection), 0);
+        assert!(connection.errand.is_none());
+        connection.sessions.clear();
+        rig.node.drain().await;
+    }
+}
