@@ -18,6 +18,7 @@ use tidegate_protocol::socketio;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::bucket::Bucket;
 use crate::message::Message;
 use crate::node::Inner;
 use crate::outbox::{Outbox, Pushed};
@@ -34,6 +35,12 @@ pub(crate) enum Settling {
 
 /// The part of the window that must be free before more is read into it.
 const PAGE_SHARE: usize = 4;
+
+/// Rounds that a session may begin in one go. Each of them gives a window of messages anew.
+pub(crate) const ROUNDS_BURST: u32 = 16;
+
+/// Rounds a second that a session may begin after that.
+pub(crate) const ROUNDS_PER_SECOND: u32 = 2;
 
 /// What a session may have that is not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +71,9 @@ struct Open {
     /// Given and not acknowledged, in the order of their serials.
     outstanding: VecDeque<Outstanding>,
     outstanding_bytes: usize,
-    /// Given in the round before and not acknowledged then: a client may do so late.
+    /// Given in earlier rounds and not acknowledged then: a client may do so late. Of the last [`ROUNDS_BURST`] rounds.
     previous: VecDeque<Outstanding>,
+    rounds: Bucket,
     /// What the next message weighs, if the outbox had no room for it.
     next_weight: usize,
     settling_on: SettlingOn,
@@ -113,12 +121,19 @@ pub(crate) struct Wanted {
 
 impl Inbox {
     /// Begins a round: everything up to `backlog` is replayed. What was outstanding is given again.
-    pub(crate) fn begin(&self, settling: Settling, backlog: Serial) {
+    pub(crate) fn begin(&self, settling: Settling, backlog: Serial, window: &Window, now_ms: u64) {
         let mut inbox = self.0.lock();
-        let (round, previous, settling_on) = inbox.take().map_or_else(Default::default, |open| {
-            let previous = if open.settling == Settling::Each { open.outstanding } else { VecDeque::new() };
-            (open.round + 1, previous, open.settling_on)
-        });
+        let (mut round, mut previous, mut settling_on) = (0, VecDeque::new(), SettlingOn::default());
+        let mut rounds = Bucket::full(now_ms, ROUNDS_BURST - 1);
+        if let Some(mut open) = inbox.take() {
+            (round, previous, settling_on, rounds) =
+                (open.round + 1, open.previous, open.settling_on, open.rounds);
+            if open.settling == Settling::Each {
+                previous.append(&mut open.outstanding);
+            }
+            let remembered = (ROUNDS_BURST as usize).saturating_mul(window.messages_max);
+            previous.drain(..previous.len().saturating_sub(remembered));
+        }
         *inbox = Some(Box::new(Open {
             round,
             settling,
@@ -130,9 +145,16 @@ impl Inbox {
             outstanding: VecDeque::new(),
             outstanding_bytes: 0,
             previous,
+            rounds,
             next_weight: 0,
             settling_on,
         }));
+    }
+
+    /// Whether the session may begin a round now; it is counted as begun.
+    pub(crate) fn allows_round(&self, now_ms: u64) -> bool {
+        let mut inbox = self.0.lock();
+        inbox.as_mut().is_none_or(|open| open.rounds.take(now_ms, ROUNDS_PER_SECOND, ROUNDS_BURST))
     }
 
     /// Whether the session has begun a round.
@@ -514,7 +536,7 @@ mod tests {
     async fn live(settling: Settling) -> (Rig, Arc<Session>) {
         let rig = Rig::start(&Exchange::new(), "a").await;
         let session = rig.seat("ann").await;
-        session.inbox.begin(settling, Serial::ZERO);
+        session.inbox.begin(settling, Serial::ZERO, &rig.inner().window(), 0);
         for _ in 0..2 {
             let wanted = session.inbox.wanted(&rig.inner().window(), &session.outbox).unwrap();
             session.inbox.read(rig.inner(), &session, &wanted, &page(vec![], 0));
@@ -615,13 +637,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_acknowledgement_of_the_round_before_counts() {
+    async fn rounds_have_their_rate() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let session = rig.seat("ann").await;
+        let begin = |now_ms| {
+            let may = session.inbox.allows_round(now_ms);
+            if may {
+                session.inbox.begin(Settling::Each, Serial::ZERO, &rig.inner().window(), now_ms);
+            }
+            may
+        };
+        let begun = |at: u64| (0..100).filter(|_| begin(at)).count();
+        assert_eq!(begun(0), 16);
+        assert_eq!((begun(499), begun(500), begun(1_000)), (0, 1, 1));
+        assert_eq!(begun(60_000), 16);
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_of_an_earlier_round_counts() {
         let (rig, session) = live(Settling::Each).await;
         let node = rig.inner();
         let first = node.acknowledgements.next_id() + 1;
         session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
         session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
-        session.inbox.begin(Settling::Each, serial(2));
+        session.inbox.begin(Settling::Each, serial(2), &node.window(), 0);
         let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
         session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "one"), stored(2, "two")], 2));
         assert_eq!(count(&polled(&session), "one"), 2, "it is given again");
@@ -632,9 +672,12 @@ mod tests {
         assert!(!session.inbox.acknowledged(first + 2));
         assert!(session.inbox.acknowledged(first + 3));
         assert_eq!(session.inbox.settle(), [serial(2)]);
-        // Two rounds later nobody remembers.
-        session.inbox.begin(Settling::Each, serial(2));
-        assert!(!session.inbox.acknowledged(first + 1));
+        // Two rounds later still; but not for ever.
+        session.inbox.begin(Settling::Each, serial(2), &node.window(), 0);
+        assert!(session.inbox.acknowledged(first + 1));
+        let few = Window { messages_max: 0, ..node.window() };
+        session.inbox.begin(Settling::Each, serial(2), &few, 0);
+        assert!(!session.inbox.acknowledged(first + 3));
         rig.node.drain().await;
     }
 
@@ -657,7 +700,7 @@ mod tests {
             assert_eq!(session.inbox.settle(), [serial(2), serial(1)]);
         }
         // Also over a new round.
-        session.inbox.begin(Settling::Each, Serial::ZERO);
+        session.inbox.begin(Settling::Each, Serial::ZERO, &node.window(), 0);
         assert!(is_unsettled());
         session.inbox.settled(Some(Settled::Deleted(1)));
         assert!(matches!(session.inbox.unsettled(), Unsettled::Nothing));

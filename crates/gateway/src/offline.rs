@@ -15,7 +15,7 @@ use tidegate_protocol::socketio::ATTACHMENTS_MAX;
 use tidegate_protocol::value;
 use tokio::time::Instant;
 
-use crate::inbox::{Settling, Unsettled, Window};
+use crate::inbox::{ROUNDS_BURST, ROUNDS_PER_SECOND, Settling, Unsettled, Window};
 use crate::node::{Inner, Node};
 use crate::operation::{EVENT_DEFAULT, NIL, entry, name_field};
 use crate::reply::{Refusal, Reply};
@@ -93,7 +93,11 @@ fn check_content(event: &str, data: &[u8], bytes_max: usize) -> Result<(), Refus
 }
 
 /// What the argument of `online` says.
-pub(crate) fn settling(session: &Session, argument: Option<&[u8]>) -> Result<Settling, Refusal> {
+pub(crate) fn settling(
+    node: &Inner,
+    session: &Session,
+    argument: Option<&[u8]>,
+) -> Result<Settling, Refusal> {
     if !session.rule.offline {
         return Err(off());
     }
@@ -119,6 +123,12 @@ pub(crate) fn settling(session: &Session, argument: Option<&[u8]>) -> Result<Set
         // Callers who pass on whatever they have, as to `heartbeat`, mean nothing by it. `undefined` is one such thing.
         Ok(Token::Ext { .. }) => {}
         _ => return Err(Refusal::bad_request("the argument must be { ack } or nothing")),
+    }
+    if !session.inbox.allows_round(node.clock.now_ms()) {
+        let message = format!(
+            "more than {ROUNDS_BURST} times `online` in one go, and {ROUNDS_PER_SECOND} a second after that"
+        );
+        return Err(Refusal::new(ErrorCode::RateLimited, message));
     }
     Ok(settling)
 }
@@ -217,7 +227,7 @@ pub(crate) async fn online(
     match open(&node, &session, deadline).await {
         Ok(backlog) => {
             reply.ok();
-            session.inbox.begin(settling, backlog);
+            session.inbox.begin(settling, backlog, &node.window(), node.clock.now_ms());
             session.outbox.wake_news();
         }
         Err(HolderError::Displaced) => {}
@@ -310,12 +320,9 @@ impl Node {
     pub async fn post(&self, post: Post) -> Result<(String, &'static str), Refused> {
         let node = &self.0;
         let Post { to, event, data, id, ttl } = post;
-        self.allows_offline(&to)?;
-        let mut value = Vec::with_capacity(data.len());
-        value::json_to_wire(data.as_bytes(), &[], &mut value)
-            .map_err(|error| Refusal::bad_request(format!("data: {error}")))?;
-        let checked = check_content(&event, &value, node.options.offline.message_bytes_max);
-        checked.inspect_err(|refusal| node.metrics.offline_rejected(refusal.code))?;
+        let value = self
+            .postable(&to, &event, &data)
+            .inspect_err(|refusal| node.metrics.offline_rejected(refusal.code))?;
         let letter = Letter { to, from: Sender::Operator, event, data: value.into(), id, ttl };
         let sent = stored(node, node.offline.send(letter).await).map_err(|refusal| {
             // The operator holds no place that it could lose.
@@ -342,12 +349,18 @@ impl Node {
         self.0.offline.clear(place).await
     }
 
-    fn allows_offline(&self, place: &Place) -> Result<(), Refusal> {
-        match self.0.rule(&place.namespace) {
-            Some(rule) if rule.offline => Ok(()),
-            Some(_) => Err(off()),
-            None => Err(Refusal::new(ErrorCode::NotFound, "there is no such namespace")),
+    /// The data as it is stored, if it may be.
+    fn postable(&self, to: &Place, event: &str, data: &str) -> Result<Vec<u8>, Refusal> {
+        match self.0.rule(&to.namespace) {
+            Some(rule) if rule.offline => {}
+            Some(_) => return Err(off()),
+            None => return Err(Refusal::new(ErrorCode::NotFound, "there is no such namespace")),
         }
+        let mut value = Vec::with_capacity(data.len());
+        value::json_to_wire(data.as_bytes(), &[], &mut value)
+            .map_err(|error| Refusal::bad_request(format!("data: {error}")))?;
+        check_content(event, &value, self.0.options.offline.message_bytes_max)?;
+        Ok(value)
     }
 }
 

@@ -72,6 +72,9 @@ pub(crate) fn perform(
 ) -> Option<BoxFuture<'static, ()>> {
     if !session.rule.operations.contains(operation) {
         let refusal = Refusal::new(ErrorCode::NotEnabled, "this operation is off in this namespace");
+        if operation == Operation::Send {
+            node.metrics.offline_rejected(refusal.code);
+        }
         reply.refuse(&refusal);
         return None;
     }
@@ -111,7 +114,8 @@ pub(crate) fn perform(
             if !matches!(session.inbox.unsettled(), Unsettled::Nothing) {
                 return Some(beat(Arc::clone(node), Arc::clone(session), deed, reply).boxed());
             }
-            answer_heartbeat(reply);
+            // The moment that others are told, too.
+            answer_heartbeat(reply, now);
             return None;
         }
         Operation::Presence => match asked(session, event.argument(), limits) {
@@ -133,7 +137,7 @@ pub(crate) fn perform(
                 refusal
             }
         },
-        Operation::Online => match offline::settling(session, event.argument()) {
+        Operation::Online => match offline::settling(node, session, event.argument()) {
             Ok(settling) => {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 return Some(offline::online(node, session, settling, deed, reply).boxed());
@@ -145,10 +149,10 @@ pub(crate) fn perform(
     None
 }
 
-fn answer_heartbeat(reply: Reply) {
+fn answer_heartbeat(reply: Reply, now_ms: u64) {
     reply.ok_with(1, |out| {
         write::str(out, "ts");
-        write::uint(out, unix_ms());
+        write::uint(out, now_ms);
     });
 }
 
@@ -156,7 +160,7 @@ fn answer_heartbeat(reply: Reply) {
 async fn beat(node: Arc<Inner>, session: Arc<Session>, deed: Deed, reply: Reply) {
     let deadline = Instant::now() + node.options.pulse.hold;
     match offline::settled(&node, &session, deadline).await {
-        Ok(()) => answer_heartbeat(reply),
+        Ok(()) => answer_heartbeat(reply, unix_ms()),
         // It has lost its place, and will hear so.
         Err(HolderError::Displaced) => {}
         Err(_) => reply.refuse(&Refusal::new(

@@ -22,6 +22,7 @@ tidegate_test::on_both! {
     a_heartbeat_follows_the_settling,
     a_refusal_says_which_limit,
     a_second_online_begins_anew,
+    every_acknowledgement_counts_and_rounds_are_bounded,
     every_device_gets_it_and_the_first_settles_it,
     every_kind_of_client_gets_every_kind_of_data,
     the_inbox_follows_the_winner,
@@ -224,6 +225,30 @@ async fn the_inbox_follows_the_winner(backend: Backend) {
     }
     assert_eq!(caught_up(&mut inbox).await, 2);
     until_waiting(&a, "bob", 0).await;
+    cluster.shutdown().await;
+}
+
+async fn every_acknowledgement_counts_and_rounds_are_bounded(backend: Backend) {
+    let (cluster, a, b) = pair(backend).await;
+    let (ann, bob) = (login(&a, "ann").await, login(&b, "bob").await);
+    send(&ann, "bob", 0).await;
+    let mut inbox = open(&bob).await;
+    let first = message(&mut inbox).await;
+    // It comes again each time, until that is too often.
+    let mut rounds = 1;
+    let refusal = loop {
+        let answer = ask(bob.socket(), "online", json!({})).await;
+        if answer["ok"] != Value::Bool(true) {
+            break answer;
+        }
+        rounds += 1;
+        assert!(rounds < 1_000, "nobody stops it");
+    };
+    assert_eq!(refusal["error"]["code"], "rate_limited");
+    assert!(rounds >= 16, "after {rounds}");
+    first.acknowledge().await.unwrap();
+    ask_ok(bob.socket(), "heartbeat", json!({})).await;
+    assert_eq!(waiting(&a, "bob").await, 0);
     cluster.shutdown().await;
 }
 

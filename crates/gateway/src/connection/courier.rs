@@ -170,7 +170,7 @@ mod tests {
             ttl: None,
         };
         node.offline.send(letter).await.unwrap();
-        session.inbox.begin(Settling::Each, Serial::ZERO);
+        session.inbox.begin(Settling::Each, Serial::ZERO, &node.window(), 0);
         let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
         let link = Link::polling(mpsc::channel(1).1);
         let outbox = Arc::clone(&session.outbox);

@@ -151,7 +151,7 @@ impl Word {
                 "type": "string",
                 "minLength": 1,
                 "description": "The event that a live session gets the message as. None of Socket.IO's reserved \
-                                names, nor the gateway's own.",
+                                names, nor the gateway's own. At most limits.name_bytes_max bytes.",
             }),
             Self::Data => json!({
                 "description": "Any JSON value; null when left out. At most offline.message_bytes_max bytes as \
@@ -160,12 +160,14 @@ impl Word {
             Self::Id => json!({
                 "type": "string",
                 "minLength": 1,
-                "description": "An idempotency key: sent again to this user, nothing more is stored.",
+                "description": "An idempotency key: sent again to this user, nothing more is stored. At most \
+                                limits.name_bytes_max bytes.",
             }),
             Self::TtlMs => json!({
                 "type": "integer",
                 "minimum": 1,
-                "description": "How long it waits, if that is less than offline.age_max_ms. Milliseconds.",
+                "description": "How long it waits, if that is less than offline.age_max_ms. Milliseconds, in digits \
+                                alone.",
             }),
         }
     }

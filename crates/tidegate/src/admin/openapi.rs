@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::api::{PREFIX, ROUTES, Route, Verb};
-use super::asked::LIST_MAX;
+use super::asked::{LIST_MAX, Word};
 use super::body::BODY_BYTES_MAX;
 use super::schema::Schema;
 
@@ -63,7 +63,11 @@ pub(super) fn refusals(route: &Route) -> Vec<(StatusCode, String)> {
         refusals.push((StatusCode::NOT_FOUND, format!("There is no such namespace{or_off}.")));
     }
     if !route.body.is_empty() {
-        refusals.push((StatusCode::PAYLOAD_TOO_LARGE, format!("The body has more than {}.", size(route))));
+        let or_data = if route.takes_message() { ", or its data is over its limit" } else { "" };
+        refusals.push((
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The body has more than {}{or_data}.", size(route)),
+        ));
         refusals.push((StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not application/json.".to_owned()));
     }
     if route.takes_message() {
@@ -130,7 +134,10 @@ fn request_body(route: &Route) -> Value {
         "At most {}; lists of at most {LIST_MAX} names of at most limits.name_bytes_max bytes.",
         size(route)
     );
-    let schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+    let mut schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+    if route.takes_message() {
+        schema["required"] = json!([Word::Event.as_str()]);
+    }
     json!({
         "required": true,
         "description": description,

@@ -16,7 +16,6 @@ pub(super) fn check(settings: &mut Settings, nodes: u16) {
     // One message that is being written and one that waits must fit.
     at_least(settings, "limits.outbox_bytes_max", 0, (2, "engine.payload_bytes_max"));
     at_least(settings, "limits.outbox_bytes_max", 0, (2, "offline.message_bytes_max"));
-    at_least(settings, "offline.bytes_max", 0, (1, "offline.message_bytes_max"));
 
     replicas(settings);
     transports(settings);

@@ -67,7 +67,7 @@ pub const KEYS: &[Key] = &[
     number("sessions.lease_renew_ms", 3_000, 10, 3_600_000, MS, "How often a node looks for dead nodes to take over from, and tends its own entry in the list of nodes. The lease itself is renewed with every pulse (cluster.pulse_interval_ms). 3 x lease_renew_ms <= lease_ttl_ms."),
 
     number("offline.messages_max", 1_000, 1, 1_000_000, "messages", "Most durable messages that wait for one user. A full inbox refuses its senders with offline_full; nothing that was promised makes room."),
-    number("offline.bytes_max", 16_777_216, 1_024, 1_073_741_824, BYTES, "Most bytes that wait for one user, names included."),
+    number("offline.bytes_max", 16_777_216, 1_024, 1_073_741_824, BYTES, "Most bytes that wait for one user, names included. A message that takes more by itself is offline_full, too."),
     number("offline.message_bytes_max", 65_536, 64, 16_777_216, BYTES, "Largest data of one durable message, in its MessagePack form. limits.outbox_bytes_max is at least twice as much."),
     number("offline.age_max_ms", 604_800_000, 100, 31_536_000_000, MS, "How long a durable message waits before it expires. Counts for messages that are sent from now on."),
     number("offline.id_ttl_ms", 86_400_000, 100, 31_536_000_000, MS, "How long the idempotency key of a send is remembered."),
@@ -75,7 +75,7 @@ pub const KEYS: &[Key] = &[
     number("offline.window", 32, 1, 10_000, "messages", "Most durable messages that a session is given before it acknowledges some; never more than half of limits.outbox_bytes_max."),
     number("offline.wait_replicas", 0, 0, 100, "replicas", "How many replicas of Redis must have a durable message before its sender is told that it is stored. Otherwise the answer is unavailable. Needs redis.url."),
 
-    number("limits.outbox_bytes_max", 4_194_304, 1_024, 1_073_741_824, BYTES, "Most that may wait for one slow connection before it is closed. At least 2 x engine.payload_bytes_max."),
+    number("limits.outbox_bytes_max", 4_194_304, 1_024, 1_073_741_824, BYTES, "Most that may wait for one slow connection before it is closed. At least 2 x engine.payload_bytes_max, and 2 x offline.message_bytes_max."),
     number("limits.rooms_per_session_max", 1_000, 1, 1_000_000, "rooms", "Most rooms one session may be in."),
     // Twenty is the length of a socket id, which names a room, too.
     number("limits.name_bytes_max", 256, 20, 4_096, BYTES, "Longest name of a room, a user, a device or an event."),
