@@ -8,18 +8,19 @@
 //! Whatever is pushed has been checked in this order, and why is in ARCHITECTURE.md: it was received, the node was found
 //! to hear, the session was found not to be over.
 
+mod event;
+mod settling;
+
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidegate_core::offline::{Arrival, Message as Stored, Page, Serial, Settled, Span};
-use tidegate_msgpack::write;
-use tidegate_protocol::socketio;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::event::{encode, write_backlog, write_end, write_live};
+use self::settling::Acknowledged;
+pub(crate) use self::settling::Unsettled;
 use crate::bucket::Bucket;
-use crate::message::Message;
 use crate::node::Inner;
 use crate::outbox::{Outbox, Pushed};
 use crate::session::Session;
@@ -76,31 +77,7 @@ struct Open {
     rounds: Bucket,
     /// What the next message weighs, if the outbox had no room for it.
     next_weight: usize,
-    settling_on: SettlingOn,
-}
-
-/// What was acknowledged, in this round or an earlier one, and is not known yet to be settled.
-#[derive(Default)]
-struct SettlingOn {
-    /// What the store is yet to be told.
-    waiting: Vec<Serial>,
-    /// What it is being told.
-    under_way: Vec<Serial>,
-    /// The registrar knows that there is something.
-    is_queued: bool,
-    /// The session has lost its place: nothing of it will be settled.
-    is_lost: bool,
-    changed: Arc<Notify>,
-}
-
-/// Whether everything that was acknowledged is settled.
-pub(crate) enum Unsettled {
-    /// It is.
-    Nothing,
-    /// Not yet; there is news when this is notified.
-    Something(Arc<Notify>),
-    /// It never will be: the session lost its place.
-    Lost,
+    unsettled: Acknowledged,
 }
 
 struct Outstanding {
@@ -123,11 +100,11 @@ impl Inbox {
     /// Begins a round: everything up to `backlog` is replayed. What was outstanding is given again.
     pub(crate) fn begin(&self, settling: Settling, backlog: Serial, window: &Window, now_ms: u64) {
         let mut inbox = self.0.lock();
-        let (mut round, mut previous, mut settling_on) = (0, VecDeque::new(), SettlingOn::default());
+        let (mut round, mut previous, mut unsettled) = (0, VecDeque::new(), Acknowledged::default());
         let mut rounds = Bucket::full(now_ms, ROUNDS_BURST - 1);
         if let Some(mut open) = inbox.take() {
-            (round, previous, settling_on, rounds) =
-                (open.round + 1, open.previous, open.settling_on, open.rounds);
+            (round, previous, unsettled, rounds) =
+                (open.round + 1, open.previous, open.unsettled, open.rounds);
             if open.settling == Settling::Each {
                 previous.append(&mut open.outstanding);
             }
@@ -147,7 +124,7 @@ impl Inbox {
             previous,
             rounds,
             next_weight: 0,
-            settling_on,
+            unsettled,
         }));
     }
 
@@ -269,13 +246,7 @@ impl Inbox {
             // What came since the backlog was measured.
             open.is_behind = true;
             let count = open.replayed;
-            let told = encode(session, None, |data| {
-                write::array(data, 2);
-                write::str(data, "offline_message_ack");
-                write::map(data, 1);
-                write::str(data, "count");
-                write::uint(data, count);
-            });
+            let told = encode(session, None, |data| write_end(data, count));
             told.map(|told| session.outbox.push(&told));
         }
     }
@@ -292,7 +263,7 @@ impl Inbox {
             return true;
         }
         let Some(late) = take(&mut open.previous, id) else { return false };
-        open.settling_on.waiting.push(late.serial);
+        open.unsettled.push(late.serial);
         // It may have been given again meanwhile, and need not be acknowledged twice.
         if let Some(at) = open.outstanding.iter().position(|again| again.serial == late.serial)
             && open.settling == Settling::Each
@@ -324,59 +295,31 @@ impl Inbox {
 
     /// Whether the registrar is to be told that there is something to settle. It is told once, until it has looked.
     pub(crate) fn is_to_be_queued(&self) -> bool {
-        let mut inbox = self.0.lock();
-        let Some(open) = inbox.as_mut() else { return false };
-        let settling_on = &mut open.settling_on;
-        !settling_on.waiting.is_empty()
-            && !settling_on.is_lost
-            && !std::mem::replace(&mut settling_on.is_queued, true)
+        self.0.lock().as_mut().is_some_and(|open| open.unsettled.is_to_be_queued())
     }
 
     /// The registrar could not be told.
     pub(crate) fn not_queued(&self) {
         if let Some(open) = self.0.lock().as_mut() {
-            open.settling_on.is_queued = false;
+            open.unsettled.not_queued();
         }
     }
 
     /// What the store is to be told now. It must be told what came of it: [`Inbox::settled`].
     pub(crate) fn settle(&self) -> Vec<Serial> {
-        let mut inbox = self.0.lock();
-        let Some(open) = inbox.as_mut() else { return Vec::new() };
-        let settling_on = &mut open.settling_on;
-        settling_on.is_queued = false;
-        settling_on.under_way.append(&mut settling_on.waiting);
-        settling_on.under_way.clone()
+        self.0.lock().as_mut().map_or_else(Vec::new, |open| open.unsettled.settle())
     }
 
     /// What came of it; nothing, if nobody knows. What is not settled is to be told again.
     pub(crate) fn settled(&self, outcome: Option<Settled>) {
-        let mut inbox = self.0.lock();
-        let Some(open) = inbox.as_mut() else { return };
-        let settling_on = &mut open.settling_on;
-        let mut under_way = std::mem::take(&mut settling_on.under_way);
-        match outcome {
-            Some(Settled::Deleted(_)) => {}
-            Some(Settled::Displaced) => settling_on.is_lost = true,
-            Some(Settled::Absent) | None => {
-                under_way.append(&mut settling_on.waiting);
-                settling_on.waiting = under_way;
-                return;
-            }
+        if let Some(open) = self.0.lock().as_mut() {
+            open.unsettled.settled(outcome);
         }
-        settling_on.changed.notify_waiters();
     }
 
     /// Whether everything that was acknowledged is settled.
     pub(crate) fn unsettled(&self) -> Unsettled {
-        let inbox = self.0.lock();
-        match inbox.as_ref().map(|open| &open.settling_on) {
-            Some(on) if on.is_lost => Unsettled::Lost,
-            Some(on) if !on.waiting.is_empty() || !on.under_way.is_empty() => {
-                Unsettled::Something(Arc::clone(&on.changed))
-            }
-            _ => Unsettled::Nothing,
-        }
+        self.0.lock().as_ref().map_or(Unsettled::Nothing, |open| open.unsettled.look())
     }
 }
 
@@ -394,7 +337,7 @@ impl Open {
 
     fn take_off(&mut self, outstanding: &Outstanding) {
         self.outstanding_bytes -= outstanding.weight;
-        self.settling_on.waiting.push(outstanding.serial);
+        self.unsettled.push(outstanding.serial);
     }
 
     /// Pushes a message: backlog as `offline_message`, what comes live as the event itself. False if the outbox has no
@@ -428,284 +371,5 @@ impl Open {
     }
 }
 
-/// An event of the inbox's, for a session.
-fn encode(session: &Session, id: Option<u64>, write: impl FnOnce(&mut Vec<u8>)) -> Option<Message> {
-    let mut data = Vec::with_capacity(256);
-    write(&mut data);
-    match socketio::encode::event(session.parser, session.namespace.as_str(), id, &data) {
-        Ok(encoded) => Some(Message::packet(encoded, false)),
-        Err(error) => {
-            tracing::error!(%error, "failed to encode a durable message");
-            None
-        }
-    }
-}
-
-fn write_from(data: &mut Vec<u8>, message: &Stored) {
-    write::str(data, "from");
-    match &message.from {
-        Some(user) => write::str(data, user),
-        None => write::nil(data),
-    }
-}
-
-/// `["offline_message", { id, from, event, data, sent_at }]`.
-fn write_backlog(data: &mut Vec<u8>, message: &Stored) {
-    write::array(data, 2);
-    write::str(data, "offline_message");
-    write::map(data, 5);
-    write::str(data, "id");
-    write::str(data, &message.serial.to_string());
-    write_from(data, message);
-    write::str(data, "event");
-    write::str(data, &message.event);
-    write::str(data, "data");
-    data.extend_from_slice(&message.data);
-    write::str(data, "sent_at");
-    write::uint(data, message.serial.ms);
-}
-
-/// `[event, data, { id, from, node, ts }]`.
-fn write_live(data: &mut Vec<u8>, message: &Stored) {
-    write::array(data, 3);
-    write::str(data, &message.event);
-    data.extend_from_slice(&message.data);
-    write::map(data, 4);
-    write::str(data, "id");
-    write::str(data, &message.serial.to_string());
-    write_from(data, message);
-    write::str(data, "node");
-    write::str(data, message.node.as_str());
-    write::str(data, "ts");
-    write::uint(data, message.serial.ms);
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
-
-    use tidegate_core::memory::Exchange;
-
-    use super::*;
-    use crate::outbox::Poll;
-    use crate::rig::Rig;
-
-    fn serial(ms: u64) -> Serial {
-        Serial { ms, number: 0 }
-    }
-
-    fn stored(ms: u64, data: &str) -> Stored {
-        let mut value = Vec::new();
-        write::str(&mut value, data);
-        Stored {
-            serial: serial(ms),
-            from: None,
-            node: tidegate_core::NodeId::parse("a").unwrap(),
-            event: "e".into(),
-            data: value.into(),
-        }
-    }
-
-    fn page(messages: Vec<Stored>, upto: u64) -> Page {
-        Page { messages, upto: serial(upto), has_more: false, expired: 0 }
-    }
-
-    fn arrival(before: u64, message: Stored) -> Arrival {
-        Arrival {
-            namespace: "/".into(),
-            sessions: Vec::new(),
-            before: serial(before),
-            serial: message.serial,
-            message: Some(message),
-        }
-    }
-
-    /// What waits for the client of a polling session.
-    fn polled(session: &Session) -> String {
-        match session.outbox.poll() {
-            Poll::Ready(payload) => String::from_utf8(payload.to_vec()).unwrap(),
-            _ => String::new(),
-        }
-    }
-
-    fn count(text: &str, what: &str) -> usize {
-        text.matches(what).count()
-    }
-
-    /// A node and a session without anything in its inbox, which has heard so.
-    async fn live(settling: Settling) -> (Rig, Arc<Session>) {
-        let rig = Rig::start(&Exchange::new(), "a").await;
-        let session = rig.seat("ann").await;
-        session.inbox.begin(settling, Serial::ZERO, &rig.inner().window(), 0);
-        for _ in 0..2 {
-            let wanted = session.inbox.wanted(&rig.inner().window(), &session.outbox).unwrap();
-            session.inbox.read(rig.inner(), &session, &wanted, &page(vec![], 0));
-        }
-        assert_eq!(session.inbox.wanted(&rig.inner().window(), &session.outbox), None);
-        assert_eq!(count(&polled(&session), r#"["offline_message_ack",{"count":0}]"#), 1);
-        (rig, session)
-    }
-
-    #[tokio::test]
-    async fn nothing_is_given_twice_while_a_page_is_on_its_way() {
-        let (rig, session) = live(Settling::Each).await;
-        let node = rig.inner();
-        session.inbox.fall_behind();
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        // Stored after the page was read, and heard of before it came.
-        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
-        session.inbox.read(node, &session, &wanted, &page(vec![], 0));
-        assert_eq!(polled(&session), "");
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        assert_eq!(wanted.span.after, Serial::ZERO);
-        session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "one"), stored(2, "two")], 2));
-        session.inbox.arrived(node, &session, &arrival(2, stored(3, "three")));
-        let given = polled(&session);
-        for data in ["one", "two", "three"] {
-            assert_eq!(count(&given, data), 1, "{given}");
-        }
-        // A late word of something that was read: a look, and nothing more.
-        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        assert_eq!(wanted.span.after, serial(3));
-        session.inbox.read(node, &session, &wanted, &page(vec![], 3));
-        assert_eq!(polled(&session), "");
-        rig.node.drain().await;
-    }
-
-    #[tokio::test]
-    async fn an_inbox_that_began_anew_is_read_from_its_beginning() {
-        let (rig, session) = live(Settling::Each).await;
-        let node = rig.inner();
-        session.inbox.arrived(node, &session, &arrival(0, stored(7, "old")));
-        session.inbox.arrived(node, &session, &arrival(0, stored(3, "new")));
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        session.inbox.read(node, &session, &wanted, &page(vec![], 3));
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        assert_eq!(wanted.span.after, Serial::ZERO);
-        session.inbox.read(node, &session, &wanted, &page(vec![stored(3, "new")], 3));
-        let given = polled(&session);
-        assert_eq!((count(&given, "old"), count(&given, "new")), (1, 1), "{given}");
-        session.inbox.arrived(node, &session, &arrival(3, stored(4, "newer")));
-        assert_eq!(count(&polled(&session), "newer"), 1);
-        rig.node.drain().await;
-    }
-
-    #[tokio::test]
-    async fn what_does_not_fit_waits_in_the_store() {
-        let (rig, session) = live(Settling::Each).await;
-        let node = rig.inner();
-        // Each of these takes six times as much in JSON; the outbox is bounded by a mebibyte.
-        let large = |ms| stored(ms, &"\u{1}".repeat(40_000));
-        session.inbox.fall_behind();
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        session.inbox.read(node, &session, &wanted, &page((1..=10).map(large).collect(), 10));
-        assert_eq!(session.outbox.closed(), None);
-        assert!(!session.outbox.has_room_for(240_000));
-        // Nothing more is read before something has left.
-        assert_eq!(session.inbox.wanted(&node.window(), &session.outbox), None);
-        assert_eq!(count(&polled(&session), r#"["e""#), 2);
-        assert!(session.outbox.take_news(), "the courier is woken");
-        // The window counts what it really takes, too.
-        assert_eq!(
-            session.inbox.wanted(&node.window(), &session.outbox).map(|wanted| wanted.span.after),
-            Some(serial(2))
-        );
-        rig.node.drain().await;
-    }
-
-    #[tokio::test]
-    async fn what_was_not_written_is_not_settled() {
-        let (rig, session) = live(Settling::Written).await;
-        let node = rig.inner();
-        session.outbox.take_news();
-        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
-        assert_eq!(session.inbox.written(&session), (false, true));
-        assert!(!session.inbox.is_to_be_queued());
-        assert!(!session.outbox.take_news(), "nothing has left");
-        assert_eq!(count(&polled(&session), "one"), 1);
-        assert!(session.outbox.take_news());
-        assert_eq!(session.inbox.written(&session), (true, false));
-        assert!(session.inbox.is_to_be_queued());
-        assert!(!session.inbox.is_to_be_queued(), "once is enough");
-        assert_eq!(session.inbox.settle(), [serial(1)]);
-        // What closes the connection does not write it out.
-        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
-        session.outbox.close(tidegate_core::DisconnectReason::SlowConsumer);
-        assert_eq!(session.inbox.written(&session), (false, true));
-        rig.node.drain().await;
-    }
-
-    #[tokio::test]
-    async fn rounds_have_their_rate() {
-        let rig = Rig::start(&Exchange::new(), "a").await;
-        let session = rig.seat("ann").await;
-        let begin = |now_ms| {
-            let may = session.inbox.allows_round(now_ms);
-            if may {
-                session.inbox.begin(Settling::Each, Serial::ZERO, &rig.inner().window(), now_ms);
-            }
-            may
-        };
-        let begun = |at: u64| (0..100).filter(|_| begin(at)).count();
-        assert_eq!(begun(0), 16);
-        assert_eq!((begun(499), begun(500), begun(1_000)), (0, 1, 1));
-        assert_eq!(begun(60_000), 16);
-        rig.node.drain().await;
-    }
-
-    #[tokio::test]
-    async fn an_acknowledgement_of_an_earlier_round_counts() {
-        let (rig, session) = live(Settling::Each).await;
-        let node = rig.inner();
-        let first = node.acknowledgements.next_id() + 1;
-        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
-        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
-        session.inbox.begin(Settling::Each, serial(2), &node.window(), 0);
-        let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
-        session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "one"), stored(2, "two")], 2));
-        assert_eq!(count(&polled(&session), "one"), 2, "it is given again");
-        assert!(session.inbox.acknowledged(first));
-        assert_eq!(session.inbox.settle(), [serial(1)]);
-        session.inbox.settled(Some(Settled::Deleted(1)));
-        // Once is enough.
-        assert!(!session.inbox.acknowledged(first + 2));
-        assert!(session.inbox.acknowledged(first + 3));
-        assert_eq!(session.inbox.settle(), [serial(2)]);
-        // Two rounds later still; but not for ever.
-        session.inbox.begin(Settling::Each, serial(2), &node.window(), 0);
-        assert!(session.inbox.acknowledged(first + 1));
-        let few = Window { messages_max: 0, ..node.window() };
-        session.inbox.begin(Settling::Each, serial(2), &few, 0);
-        assert!(!session.inbox.acknowledged(first + 3));
-        rig.node.drain().await;
-    }
-
-    #[tokio::test]
-    async fn what_was_acknowledged_is_unsettled_until_the_store_says_so() {
-        let (rig, session) = live(Settling::Each).await;
-        let node = rig.inner();
-        let is_unsettled = || matches!(session.inbox.unsettled(), Unsettled::Something(_));
-        let first = node.acknowledgements.next_id() + 1;
-        session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
-        session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
-        assert!(!session.inbox.acknowledged(first - 1) && !is_unsettled());
-        assert!(session.inbox.acknowledged(first + 1) && is_unsettled());
-        assert_eq!(session.inbox.settle(), [serial(2)]);
-        assert!(session.inbox.acknowledged(first) && !session.inbox.acknowledged(first));
-        // Nobody answers; then the registry does not know the session.
-        for outcome in [None, Some(Settled::Absent)] {
-            session.inbox.settled(outcome);
-            assert!(is_unsettled());
-            assert_eq!(session.inbox.settle(), [serial(2), serial(1)]);
-        }
-        // Also over a new round.
-        session.inbox.begin(Settling::Each, Serial::ZERO, &node.window(), 0);
-        assert!(is_unsettled());
-        session.inbox.settled(Some(Settled::Deleted(1)));
-        assert!(matches!(session.inbox.unsettled(), Unsettled::Nothing));
-        session.inbox.settled(Some(Settled::Displaced));
-        assert!(matches!(session.inbox.unsettled(), Unsettled::Lost));
-        rig.node.drain().await;
-    }
-}
+mod tests;

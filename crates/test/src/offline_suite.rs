@@ -37,6 +37,14 @@ pub fn letter(to: &str, data: &str) -> Letter {
     Letter { to: place(to), from: Sender::Operator, event: "e".into(), data: text(data), id: None, ttl: None }
 }
 
+/// How long something waits that is to expire: longer than a busy machine needs for what comes before that.
+const BRIEF: Duration = Duration::from_millis(1_500);
+
+/// Stores go by the clock of Redis or of the system, which cannot be paused.
+async fn brief_is_over() {
+    tokio::time::sleep(BRIEF + Duration::from_millis(100)).await;
+}
+
 /// What a session sends to a user of `/`.
 #[must_use]
 pub fn letter_of(from: &Claim, to: &str, data: &str) -> Letter {
@@ -182,7 +190,7 @@ pub async fn pages_follow_each_other(cluster: &impl Cluster) {
 /// Tests.
 pub async fn a_key_stores_once(cluster: &impl Cluster) {
     let (a, b) = pair(cluster).await;
-    let quotas = Quotas { id_ttl: Duration::from_millis(300), ..Quotas::default() };
+    let quotas = Quotas { id_ttl: BRIEF, ..Quotas::default() };
     let (here, there) = (store_with(&a, quotas), store_with(&b, quotas));
     let (ann, eve) = (a.hold(claim("ann", "phone")).await, b.hold(claim("eve", "phone")).await);
     let keyed = |letter: Letter, id: &str| Letter { id: Some(id.into()), ..letter };
@@ -211,7 +219,7 @@ pub async fn a_key_stores_once(cluster: &impl Cluster) {
     let again = sent(&here, keyed(letter_of(&ann, "bob", "1"), "k")).await;
     assert_eq!((again.serial, again.status), (first.serial, Status::Duplicate));
     // But not for ever.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    brief_is_over().await;
     let anew = sent(&here, keyed(letter_of(&ann, "bob", "1"), "k")).await;
     assert!(anew.status == Status::Stored && anew.serial > first.serial);
 }
@@ -293,13 +301,13 @@ pub async fn what_expires_makes_room(cluster: &impl Cluster) {
     let bob = a.hold(claim("bob", "phone")).await;
     let quotas = Quotas { messages_max: 3, ..Quotas::default() };
     let store = store_with(&a, quotas);
-    let brief = |data: &str| Letter { ttl: Some(Duration::from_millis(200)), ..letter("bob", data) };
+    let brief = |data: &str| Letter { ttl: Some(BRIEF), ..letter("bob", data) };
     sent(&store, letter("bob", "stays")).await;
     sent(&store, brief("goes")).await;
     let last = sent(&store, brief("goes, too")).await.serial;
     assert_eq!(stored(&store, "bob").await.count, 3);
     assert_eq!(store.send(letter("bob", "4")).await, Err(SendError::Full(Full::Messages)));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    brief_is_over().await;
     // Whoever comes first counts them.
     let page = read(&store, &bob).await;
     assert_eq!((texts(&page), page.upto, page.expired), (vec![text("stays")], last, 2));
@@ -308,21 +316,21 @@ pub async fn what_expires_makes_room(cluster: &impl Cluster) {
     assert_eq!(settle(&store, &bob, &[last]).await, 0);
     sent(&store, brief("a")).await;
     sent(&store, brief("b")).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    brief_is_over().await;
     assert_eq!(sent(&store, letter("bob", "c")).await.expired, 2);
     // A longer time than others have is theirs.
-    let old = store_with(&a, Quotas { age_max: Duration::from_millis(200), ..quotas });
+    let old = store_with(&a, Quotas { age_max: BRIEF, ..quotas });
     let patient = Letter { ttl: Some(Duration::from_secs(60)), ..letter("carl", "x") };
     sent(&old, patient).await;
     sent(&old, letter("carl", "y")).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    brief_is_over().await;
     assert_eq!(stored(&old, "carl").await, Stored { count: 0, bytes: 0, expired: 2 });
 
     // What was promised for longer is kept for longer, and what is promised for less goes before it.
     let eve = a.hold(claim("eve", "phone")).await;
     sent(&store, letter("eve", "long")).await;
     let young = sent(&old, letter("eve", "short")).await.serial;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    brief_is_over().await;
     let waiting = stored(&old, "eve").await;
     assert_eq!((waiting.count, waiting.expired), (1, 1));
     let page = read(&old, &eve).await;
