@@ -276,6 +276,31 @@ pub async fn any_port() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port")
 }
 
+/// A listener on loopback at an address of its own, for a server that leaves and comes back: on that of the others, the
+/// kernel may give the port to anybody's connection in between.
+///
+/// # Panics
+/// When there is no port left.
+pub async fn lasting_port() -> TcpListener {
+    TcpListener::bind("127.0.0.2:0").await.expect("loopback has a free port")
+}
+
+/// Listens where a server has left, once its port is closed.
+///
+/// # Panics
+/// When it is not within [`PATIENCE`].
+pub async fn listen_again(address: SocketAddr) -> TcpListener {
+    within(format!("{address} to be free"), async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    })
+    .await
+}
+
 impl Server {
     /// How a client of the node connects.
     #[must_use]

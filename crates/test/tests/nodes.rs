@@ -11,10 +11,10 @@ use tidegate_client::raw::{self, Message};
 use tidegate_client::{Client, Error, Event, Parser, Reason, Reconnect, Signal, Transports, Value};
 use tidegate_gateway::{DrainOptions, Options};
 use tidegate_test::cluster::{
-    Backend, Cluster, Server, any_port, ask_ok, connect, eventually, next, next_signal, options, within,
+    Backend, Cluster, Server, ask_ok, connect, eventually, lasting_port, listen_again, next, next_signal,
+    options, within,
 };
 use tidegate_test::wire::{Polling, Wire};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 tidegate_test::on_both! {
@@ -379,7 +379,7 @@ async fn a_client_is_in_two_namespaces_at_once(backend: Backend) {
 
 async fn after_a_drain_clients_come_back_to_the_same_name(backend: Backend) {
     let cluster = Cluster::new(backend);
-    let listener = any_port().await;
+    let listener = lasting_port().await;
     let address = listener.local_addr().unwrap();
     let a = cluster.add_at(options("a"), listener).await;
     let b = cluster.add(options("b")).await;
@@ -398,7 +398,7 @@ async fn after_a_drain_clients_come_back_to_the_same_name(backend: Backend) {
     }
     within("the drain", a.node.drain()).await;
     // The lease was given back with the drain, or the name would be taken.
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = listen_again(address).await;
     let again = cluster.add_at(options("a"), listener).await;
     for (before, client) in &clients {
         let signal = next_signal(client.socket()).await;

@@ -13,7 +13,8 @@ use tidegate_core::registry::Place;
 use tidegate_gateway::namespaces::{NamespaceRule, Namespaces};
 use tidegate_gateway::{OfflineOptions, Options};
 use tidegate_test::cluster::{
-    Backend, Cluster, PATIENCE, Server, ask, ask_ok, ask_refused, eventually, options, within,
+    Backend, Cluster, PATIENCE, Server, ask, ask_ok, ask_refused, eventually, lasting_port, listen_again,
+    options, within,
 };
 use tidegate_test::lying::Lies;
 
@@ -459,7 +460,8 @@ async fn a_deaf_node_delivers_nothing_and_settles_what_it_hears() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_comes_back_gets_what_it_missed() {
-    let (cluster, a, b) = pair(Backend::Redis).await;
+    let (cluster, a, _) = pair(Backend::Redis).await;
+    let b = cluster.add_at(options("d"), lasting_port().await).await;
     let ann = login(&a, "ann").await;
     let reconnect = tidegate_client::Reconnect {
         delay: Duration::from_millis(10),
@@ -479,7 +481,7 @@ async fn a_client_that_comes_back_gets_what_it_missed() {
     b.node.drain().await;
     eventually("the session to have ended", || a.node.readiness().is_ok()).await;
     send(&ann, "bob", "missed").await;
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let listener = listen_again(address).await;
     cluster.add_at(options("c"), listener).await;
     for expected in ["unacknowledged", "missed"] {
         let message = message(&mut inbox).await;
