@@ -7,6 +7,7 @@
 //! - [`websocket`]: RFC 6455 frames.
 //! - [`engineio`]: Engine.IO v4: packets, polling payloads, the handshake, the heartbeat, the upgrade.
 //! - [`socketio`]: Socket.IO v5 packets for both parsers, the default one and `socket.io-msgpack-parser`.
+//! - [`plain`]: the plain protocol, JSON or MessagePack.
 //! - [`value`]: event data on its way between JSON, MessagePack clients and the form used inside.
 //!
 //! Event data has one form everywhere inside Tidegate, the *wire form*: one MessagePack array
@@ -15,6 +16,7 @@
 //! byte for byte where sender and receiver agree.
 
 pub mod engineio;
+pub mod plain;
 pub mod socketio;
 pub mod value;
 pub mod websocket;

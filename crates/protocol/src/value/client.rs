@@ -1,6 +1,7 @@
-//! Between a MessagePack client's values (notepack.io 2.2.0) and wire form (notepack.io 3.0.1).
+//! Between clients' MessagePack and wire form (notepack.io 3.0.1): that of Socket.IO's MessagePack parser (notepack.io
+//! 2.2.0), and the standard's, which the plain protocol speaks.
 //!
-//! The two differ in extensions only, so a value without any is relayed as the bytes it came in, unless a string in it
+//! They differ in extensions only, so a value without any is relayed as the bytes it came in, unless a string in it
 //! is not UTF-8: a browser's reader throws on one and drops its connection, so nobody may be able to send it to others.
 //! Such a string gets replacement characters, as when a Node server reads and writes it.
 
@@ -21,16 +22,63 @@ use super::{DEPTH_MAX, Error};
 /// [`Error::MessagePack`] or [`Error::TooDeep`] when `msgpack` is not one complete value, [`Error::Key`] for a map key
 /// that is neither a string nor an integer; `out` may then hold part of the value.
 pub fn client_to_wire(msgpack: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    to_wire(msgpack, Origin::SocketIo, out)
+}
+
+/// Appends a value in standard MessagePack in wire form.
+///
+/// The timestamp extension and those of the application keep their bytes; what Socket.IO's parser writes as type 0 is
+/// taken as it means it there. A timestamp of a length that the standard does not have would throw in its readers, and
+/// becomes the array `[type, bytes]`. The rest is as in [`client_to_wire`].
+///
+/// # Errors
+/// As [`client_to_wire`].
+pub fn msgpack_to_wire(msgpack: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    to_wire(msgpack, Origin::Standard, out)
+}
+
+/// Whose extensions a value has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    SocketIo,
+    Standard,
+}
+
+impl Origin {
+    fn read(self, kind: i8, data: &[u8], header: u8) -> Extension<'_> {
+        match self {
+            Self::SocketIo => Extension::of_client(kind, data, header),
+            Self::Standard => Extension::of_wire(kind, data, header),
+        }
+    }
+
+    /// Whether an extension is in wire form as it stands.
+    fn is_wire(self, kind: i8, data: &[u8], header: u8) -> bool {
+        self == Self::Standard
+            && match Extension::of_wire(kind, data, header) {
+                Extension::Date(_) => kind == Extension::TIMESTAMP,
+                Extension::Unknown(..) => kind != Extension::TIMESTAMP,
+                Extension::Undefined | Extension::Bytes(_) => false,
+            }
+    }
+}
+
+fn to_wire(msgpack: &[u8], origin: Origin, out: &mut Vec<u8>) -> Result<(), Error> {
     let mut reader = Reader::new(msgpack);
-    if is_wire(&mut reader, 0)? {
+    if is_wire(&mut reader, origin, 0)? {
         if !reader.is_empty() {
             return Err(Malformed::Trailing.into());
         }
         out.extend_from_slice(msgpack);
         return Ok(());
     }
-    let mut transcoder =
-        Transcoder { bytes: msgpack, reader: Reader::new(msgpack), insertions: Insertions::default(), out };
+    let mut transcoder = Transcoder {
+        bytes: msgpack,
+        origin,
+        reader: Reader::new(msgpack),
+        insertions: Insertions::default(),
+        out,
+    };
     if let Written::Nothing = transcoder.value(0)? {
         write::nil(transcoder.out);
     }
@@ -48,6 +96,45 @@ pub fn client_to_wire(msgpack: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
 /// # Errors
 /// [`Error::MessagePack`] when `wire` is not one complete value; `out` may then hold part of it.
 pub fn wire_to_client(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    relay(wire, out, |kind, data, header, out| match Extension::of_wire(kind, data, header) {
+        // A client that is given its own date back, or another extension, already reads it.
+        Extension::Date(unix_ms) if kind < 0 => {
+            out.extend_from_slice(&[0xd7, 0x00]);
+            out.extend_from_slice(&unix_ms.to_be_bytes());
+            true
+        }
+        _ => false,
+    })
+}
+
+/// Appends a wire value in standard MessagePack: what Socket.IO's parsers write as extension type 0 becomes nil, a
+/// timestamp or bin, what is not UTF-8 in a string or a key U+FFFD, and a timestamp of no length that the standard has
+/// the array `[type, bytes]`; everything else keeps its bytes.
+///
+/// # Errors
+/// [`Error::MessagePack`] when `wire` is not one complete value; `out` may then hold part of it.
+pub fn wire_to_msgpack(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    relay(wire, out, |kind, data, header, out| {
+        if Origin::Standard.is_wire(kind, data, header) {
+            return false;
+        }
+        match Extension::of_wire(kind, data, header) {
+            Extension::Undefined => write::nil(out),
+            Extension::Date(unix_ms) => write::timestamp_ms(out, unix_ms),
+            Extension::Bytes(bytes) => write::bin(out, bytes),
+            Extension::Unknown(kind, bytes) => write_unknown(out, kind, bytes),
+        }
+        true
+    })
+}
+
+/// Copies a value, but for the strings that are not UTF-8 and the extensions that `replace` writes something else for,
+/// which must be one value.
+fn relay(
+    wire: &[u8],
+    out: &mut Vec<u8>,
+    mut replace: impl FnMut(i8, &[u8], u8, &mut Vec<u8>) -> bool,
+) -> Result<(), Error> {
     out.reserve(wire.len());
     let mut reader = Reader::new(wire);
     // What was read but not yet appended starts here.
@@ -66,14 +153,9 @@ pub fn wire_to_client(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
                 push_lossy(out, text);
                 copied = reader.position();
             }
-            // A client that is given its own date back, or another extension, already reads it.
-            Token::Ext { kind: kind @ ..0, data, header } => {
-                if let Extension::Date(unix_ms) = Extension::of_wire(kind, data, header) {
-                    out.extend_from_slice(&wire[copied..start]);
-                    out.extend_from_slice(&[0xd7, 0x00]);
-                    out.extend_from_slice(&unix_ms.to_be_bytes());
-                    copied = reader.position();
-                }
+            Token::Ext { kind, data, header } => {
+                out.extend_from_slice(&wire[copied..start]);
+                copied = if replace(kind, data, header, out) { reader.position() } else { start };
             }
             _ => {}
         }
@@ -85,13 +167,20 @@ pub fn wire_to_client(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     Ok(())
 }
 
+/// An extension as notepack decodes one that it does not know.
+fn write_unknown(out: &mut Vec<u8>, kind: i8, bytes: &[u8]) {
+    write::array(out, 2);
+    write::int(out, i64::from(kind));
+    write::bin(out, bytes);
+}
+
 /// Reads one value and tells whether it is in wire form as it stands. On false the reader has stopped early.
-fn is_wire(reader: &mut Reader<'_>, depth: usize) -> Result<bool, Error> {
+fn is_wire(reader: &mut Reader<'_>, origin: Origin, depth: usize) -> Result<bool, Error> {
     match reader.token()? {
         Token::Array(length) => {
             let depth = deeper(depth)?;
             for _ in 0..length {
-                if !is_wire(reader, depth)? {
+                if !is_wire(reader, origin, depth)? {
                     return Ok(false);
                 }
             }
@@ -99,13 +188,15 @@ fn is_wire(reader: &mut Reader<'_>, depth: usize) -> Result<bool, Error> {
         Token::Map(length) => {
             let depth = deeper(depth)?;
             for _ in 0..length {
-                if !matches!(reader.token()?, Token::Str(key) if is_utf8(key)) || !is_wire(reader, depth)? {
+                if !matches!(reader.token()?, Token::Str(key) if is_utf8(key))
+                    || !is_wire(reader, origin, depth)?
+                {
                     return Ok(false);
                 }
             }
         }
         Token::Str(text) => return Ok(is_utf8(text)),
-        Token::Ext { .. } => return Ok(false),
+        Token::Ext { kind, data, header } => return Ok(origin.is_wire(kind, data, header)),
         _ => {}
     }
     Ok(true)
@@ -127,6 +218,7 @@ fn deeper(depth: usize) -> Result<usize, Error> {
 
 struct Transcoder<'a> {
     bytes: &'a [u8],
+    origin: Origin,
     reader: Reader<'a>,
     insertions: Insertions,
     out: &'a mut Vec<u8>,
@@ -144,15 +236,14 @@ impl Transcoder<'_> {
         match self.reader.token()? {
             Token::Array(length) => self.array(length, deeper(depth)?)?,
             Token::Map(length) => self.map(length, deeper(depth)?)?,
-            Token::Ext { kind, data, header } => match Extension::of_client(kind, data, header) {
+            Token::Ext { kind, data, header } if self.origin.is_wire(kind, data, header) => self.relay(start),
+            Token::Ext { kind, data, header } => match self.origin.read(kind, data, header) {
                 Extension::Undefined => return Ok(Written::Nothing),
                 Extension::Date(unix_ms) => write::timestamp_ms(self.out, unix_ms),
                 Extension::Bytes(bytes) => write::bin(self.out, bytes),
                 Extension::Unknown(kind, bytes) => {
                     deeper(depth)?;
-                    write::array(self.out, 2);
-                    write::int(self.out, i64::from(kind));
-                    write::bin(self.out, bytes);
+                    write_unknown(self.out, kind, bytes);
                 }
             },
             Token::Str(text) => self.string(start, text),

@@ -4,9 +4,6 @@
 //! and tells them apart by the header byte. notepack.io 3.0.1, the codec of the adapter wire, still reads those and
 //! adds the standard timestamp, type -1, which 2.2.0 does not know.
 
-/// The type number of the standard timestamp.
-const TIMESTAMP: i8 = -1;
-
 /// The meaning of an extension value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extension<'a> {
@@ -21,6 +18,9 @@ pub(crate) enum Extension<'a> {
 }
 
 impl<'a> Extension<'a> {
+    /// The type number of the standard timestamp.
+    pub(crate) const TIMESTAMP: i8 = -1;
+
     /// Reads an extension token as notepack 2.2.0 does.
     pub(crate) fn of_client(kind: i8, data: &'a [u8], header: u8) -> Self {
         match (kind, header) {
@@ -35,7 +35,7 @@ impl<'a> Extension<'a> {
 
     /// Reads an extension token as notepack 3.0.1 does.
     pub(crate) fn of_wire(kind: i8, data: &'a [u8], header: u8) -> Self {
-        if kind != TIMESTAMP || header == 0xc8 || header == 0xc9 {
+        if kind != Self::TIMESTAMP || header == 0xc8 || header == 0xc9 {
             return Extension::of_client(kind, data, header);
         }
         let (seconds, nanoseconds) = match *data {

@@ -1,11 +1,20 @@
 //! From JSON text to wire form. This is the hot path of everything a default client sends.
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use tidegate_msgpack::{Reader, Token, write};
 
 use super::insertions::Insertions;
 use super::scan::plain_len;
-use super::{DEPTH_MAX, Error};
+use super::{BINARY_KEY, DEPTH_MAX, Error};
+
+/// Padding may be missing, as many encoders leave it out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The integers of this size and below are those a double holds without a gap: 2^53.
 const INTEGRAL_MAX: f64 = 9_007_199_254_740_992.0;
@@ -26,7 +35,17 @@ const INTEGRAL_MAX: f64 = 9_007_199_254_740_992.0;
 /// [`Error::Json`], [`Error::Utf8`], [`Error::TooDeep`], [`Error::Placeholder`]; `out` may then hold part of the value.
 pub fn json_to_wire(json: &[u8], attachments: &[Bytes], out: &mut Vec<u8>) -> Result<(), Error> {
     let json = simdutf8::basic::from_utf8(json).map_err(|_| Error::Utf8)?;
-    parse(json, attachments.len(), out)?.apply(out, attachments);
+    parse(json, attachments.len(), false, out)?.apply(out, attachments);
+    Ok(())
+}
+
+/// Appends one JSON value of the plain protocol in wire form: as [`json_to_wire`] without attachments, and an object
+/// whose only field is [`BINARY_KEY`] with a string becomes the bytes of that base64.
+///
+/// # Errors
+/// [`Error::Json`], [`Error::TooDeep`], [`Error::Base64`]; `out` may then hold part of the value.
+pub fn plain_json_to_wire(json: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    parse(json, 0, true, out)?.apply(out, &[]);
     Ok(())
 }
 
@@ -41,7 +60,7 @@ impl Draft {
     /// Reads JSON text that refers to so many attachments.
     pub(crate) fn new(json: &str, attachments: usize) -> Result<Self, Error> {
         let mut wire = Vec::with_capacity(json.len());
-        let insertions = parse(json, attachments, &mut wire)?;
+        let insertions = parse(json, attachments, false, &mut wire)?;
         Ok(Draft { wire, insertions })
     }
 
@@ -58,7 +77,7 @@ impl Draft {
     }
 }
 
-fn parse(json: &str, attachments: usize, out: &mut Vec<u8>) -> Result<Insertions, Error> {
+fn parse(json: &str, attachments: usize, is_plain: bool, out: &mut Vec<u8>) -> Result<Insertions, Error> {
     // A value is rarely longer in MessagePack than in JSON; only short floats are.
     out.reserve(json.len());
     let mut text = Text {
@@ -67,6 +86,7 @@ fn parse(json: &str, attachments: usize, out: &mut Vec<u8>) -> Result<Insertions
         out,
         insertions: Insertions::default(),
         placed: vec![false; attachments],
+        is_plain,
         unescaped: Vec::new(),
     };
     text.skip_space();
@@ -82,6 +102,8 @@ struct Text<'a> {
     insertions: Insertions,
     /// Which attachments have been placed. Empty when there are none, and placeholders are then not looked for.
     placed: Vec<bool>,
+    /// Whether [`BINARY_KEY`] means something.
+    is_plain: bool,
     /// Room for a string with escapes, whose length is known only at its end.
     unescaped: Vec<u8>,
 }
@@ -177,6 +199,8 @@ impl Text<'_> {
         self.out.push(0);
         let mut placeholder = Placeholder::default();
         let mut length = 0;
+        // Where the string under the first key begins, if that key is the one for bytes.
+        let mut base64 = None;
         let mut another = self.open(depth, b'}')?;
         while another {
             let key = self.out.len();
@@ -192,6 +216,9 @@ impl Text<'_> {
             if !self.placed.is_empty() {
                 placeholder.entry(&self.out[key..value], &self.out[value..]);
             }
+            if self.is_plain && length == 0 && is_binary_key(&self.out[key..value]) {
+                base64 = Some(value);
+            }
             length += 1;
             another = self.another(b'}')?;
         }
@@ -199,6 +226,15 @@ impl Text<'_> {
             self.out.truncate(head);
             self.insertions.truncate(noted);
             return self.place(placeholder.number);
+        }
+        if let Some(value) = base64
+            && length == 1
+            && let Ok(Token::Str(text)) = Reader::new(&self.out[value..]).token()
+        {
+            let bytes = BASE64.decode(text).map_err(|_| Error::Base64)?;
+            self.out.truncate(head);
+            write::bin(self.out, &bytes);
+            return Ok(());
         }
         self.insertions.close_map(self.out, head, length);
         Ok(())
@@ -350,6 +386,10 @@ fn write_double(out: &mut Vec<u8>, value: f64) {
     } else {
         write::f64(out, value);
     }
+}
+
+fn is_binary_key(wire: &[u8]) -> bool {
+    Reader::new(wire).str() == Ok(BINARY_KEY)
 }
 
 /// What an object's entries say about it being a placeholder. A key's last occurrence counts, as in JavaScript.

@@ -6,6 +6,10 @@
 //! | a MessagePack client's value | wire form | [`client_to_wire`] |
 //! | wire form | JSON text with attachments | [`wire_to_json`] |
 //! | wire form | a MessagePack client's value | [`wire_to_client`] |
+//! | JSON text of the plain protocol | wire form | [`plain_json_to_wire`] |
+//! | standard MessagePack | wire form | [`msgpack_to_wire`] |
+//! | wire form | JSON text of the plain protocol | [`wire_to_plain_json`] |
+//! | wire form | standard MessagePack | [`wire_to_msgpack`] |
 //!
 //! The *wire form* is MessagePack as `@socket.io/redis-adapter` 8.3.0 writes it (notepack.io 3.0.1). A MessagePack
 //! client uses `socket.io-msgpack-parser` 3.0.2 (notepack.io 2.2.0), which differs in three things, all written as
@@ -19,6 +23,9 @@
 //! | `ArrayBuffer`, typed array | `c7`/`c8`/`c9`, length, `00` | bin | attachment |
 //! | `Buffer` | bin | bin | attachment |
 //! | `NaN`, `Infinity` | float64 | float64 | `null` |
+//!
+//! The [plain protocol](crate::plain) writes bytes into JSON as an object with the one field [`BINARY_KEY`], and its
+//! MessagePack is the standard's: nothing is undefined, a date is the timestamp extension, bytes are bin.
 //!
 //! Everything is transcoded as a stream; no function builds a tree. A receiver gets what a stock Node server would
 //! have given it, with these differences, each to the receiver's good: integers beyond 2^53 keep all their digits,
@@ -36,18 +43,21 @@ mod text;
 
 use tidegate_msgpack::{Reader, Token};
 
-pub use client::{client_to_wire, wire_to_client};
+pub use client::{client_to_wire, msgpack_to_wire, wire_to_client, wire_to_msgpack};
 use extension::Extension;
 pub(crate) use json::Draft;
-pub use json::json_to_wire;
-pub use text::wire_to_json;
+pub use json::{json_to_wire, plain_json_to_wire};
 pub(crate) use text::{json_len_hint, wire_to_json_bounded};
+pub use text::{wire_to_json, wire_to_plain_json};
 
 /// How many arrays and objects may be nested in a value that a peer sends.
 ///
 /// Eight levels below what the MessagePack reader follows ([`tidegate_msgpack::DEPTH_MAX`]): the value travels
 /// inside packets and envelopes that nest too, and must still be readable where it arrives.
 pub const DEPTH_MAX: usize = tidegate_msgpack::DEPTH_MAX - 8;
+
+/// The one field of an object that stands for bytes in JSON of the plain protocol; its value is their base64.
+pub const BINARY_KEY: &str = "$binary";
 
 /// Why a value could not be transcoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +80,9 @@ pub enum Error {
     /// More binary values than the packet may carry as attachments.
     #[error("value holds more binary values than a packet may carry")]
     Attachments,
+    /// An object whose only field is [`BINARY_KEY`] with a string that is not base64.
+    #[error("{BINARY_KEY} is not base64")]
+    Base64,
     /// A map key that is neither a string nor an integer.
     #[error("map key is neither a string nor an integer")]
     Key,

@@ -1,11 +1,13 @@
 //! From wire form to JSON text.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tidegate_msgpack::{DEPTH_MAX, Error as Malformed, Reader, Token};
 
 use super::extension::Extension;
 use super::scan::plain_len;
-use super::{Error, date};
+use super::{BINARY_KEY, Error, date};
 
 /// Appends a wire value as the JSON text that a stock server sends for it; every binary value in it is pushed to
 /// `attachments` and leaves a placeholder numbered by its place there.
@@ -27,8 +29,21 @@ pub(crate) fn wire_to_json_bounded(
     attachments: &mut Vec<Bytes>,
     attachments_max: usize,
 ) -> Result<(), Error> {
+    print(wire, out, Binary::Attachments { attachments, attachments_max })
+}
+
+/// Appends a wire value as JSON text of the plain protocol: the same, but bytes stand in it as the object
+/// `{ "$binary": base64 }`.
+///
+/// # Errors
+/// [`Error::MessagePack`], [`Error::TooDeep`] and [`Error::Key`], likewise.
+pub fn wire_to_plain_json(wire: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    print(wire, out, Binary::Base64)
+}
+
+fn print(wire: &[u8], out: &mut Vec<u8>, binary: Binary<'_>) -> Result<(), Error> {
     out.reserve(json_len_hint(wire));
-    let mut printer = Printer { wire: Reader::new(wire), out, attachments, attachments_max };
+    let mut printer = Printer { wire: Reader::new(wire), out, binary };
     if let Printed::Undefined = printer.value(0)? {
         printer.out.extend_from_slice(b"null");
     }
@@ -44,8 +59,15 @@ pub(crate) fn json_len_hint(wire: &[u8]) -> usize {
 struct Printer<'a> {
     wire: Reader<'a>,
     out: &'a mut Vec<u8>,
-    attachments: &'a mut Vec<Bytes>,
-    attachments_max: usize,
+    binary: Binary<'a>,
+}
+
+/// Where bytes go.
+enum Binary<'a> {
+    /// Beside the text.
+    Attachments { attachments: &'a mut Vec<Bytes>, attachments_max: usize },
+    /// Into the text.
+    Base64,
 }
 
 enum Printed {
@@ -65,18 +87,18 @@ impl Printer<'_> {
             Token::F32(value) => self.float(f64::from(value)),
             Token::F64(value) => self.float(value),
             Token::Str(bytes) => self.string(bytes),
-            Token::Bin(bytes) => self.attachment(bytes)?,
+            Token::Bin(bytes) => self.bytes(bytes)?,
             Token::Array(length) => self.array(length, depth + 1)?,
             Token::Map(length) => self.object(length, depth + 1)?,
             Token::Ext { kind, data, header } => match Extension::of_wire(kind, data, header) {
                 Extension::Undefined => return Ok(Printed::Undefined),
                 Extension::Date(unix_ms) => self.date(unix_ms),
-                Extension::Bytes(bytes) => self.attachment(bytes)?,
+                Extension::Bytes(bytes) => self.bytes(bytes)?,
                 Extension::Unknown(kind, bytes) => {
                     self.out.push(b'[');
                     self.integer(kind);
                     self.out.push(b',');
-                    self.attachment(bytes)?;
+                    self.bytes(bytes)?;
                     self.out.push(b']');
                 }
             },
@@ -166,15 +188,32 @@ impl Printer<'_> {
         }
     }
 
-    fn attachment(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if self.attachments.len() >= self.attachments_max {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Binary::Attachments { attachments, attachments_max } = &mut self.binary else {
+            self.base64(bytes);
+            return Ok(());
+        };
+        if attachments.len() >= *attachments_max {
             return Err(Error::Attachments);
         }
+        let number = attachments.len();
+        attachments.push(Bytes::copy_from_slice(bytes));
         self.out.extend_from_slice(b"{\"_placeholder\":true,\"num\":");
-        self.integer(self.attachments.len());
+        self.integer(number);
         self.out.push(b'}');
-        self.attachments.push(Bytes::copy_from_slice(bytes));
         Ok(())
+    }
+
+    fn base64(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(b"{\"");
+        self.out.extend_from_slice(BINARY_KEY.as_bytes());
+        self.out.extend_from_slice(b"\":\"");
+        let start = self.out.len();
+        // Three bytes make four characters, and a value fits in memory many times over.
+        self.out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+        let written = STANDARD.encode_slice(bytes, &mut self.out[start..]).unwrap_or_default();
+        self.out.truncate(start + written);
+        self.out.extend_from_slice(b"\"}");
     }
 
     fn string(&mut self, bytes: &[u8]) {
