@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tidegate_core::offline::{Arrival, Message as Stored, Page, Serial, Settled, Span};
 use tokio::time::Instant;
 
-use self::event::{encode, write_backlog, write_end, write_live};
+use self::event::{Told, encode};
 use self::settling::Acknowledged;
 pub(crate) use self::settling::Unsettled;
 use crate::bucket::Bucket;
@@ -87,6 +87,15 @@ struct Outstanding {
     /// The id of the acknowledgement that settles it; or, where none is asked for, how much the outbox has taken with
     /// it ([`Outbox::taken`]).
     by: u64,
+}
+
+/// What a client names by its acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    /// The id of the packet that asked for it.
+    Packet(u64),
+    /// The message itself.
+    Message(Serial),
 }
 
 /// What is to be read next, for one round.
@@ -246,23 +255,23 @@ impl Inbox {
             // What came since the backlog was measured.
             open.is_behind = true;
             let count = open.replayed;
-            let told = encode(session, None, |data| write_end(data, count));
+            let told = encode(session, None, Told::End(count));
             told.map(|told| session.outbox.push(&told));
         }
     }
 
     /// The client has acknowledged something. Whether it is one of the inbox's messages, which is to be settled now, by
     /// the registrar.
-    pub(crate) fn acknowledged(&self, id: u64) -> bool {
+    pub(crate) fn acknowledged(&self, receipt: Receipt) -> bool {
         let mut inbox = self.0.lock();
         let Some(open) = inbox.as_mut() else { return false };
         if open.settling == Settling::Each
-            && let Some(outstanding) = take(&mut open.outstanding, id)
+            && let Some(outstanding) = take(&mut open.outstanding, receipt)
         {
             open.take_off(&outstanding);
             return true;
         }
-        let Some(late) = take(&mut open.previous, id) else { return false };
+        let Some(late) = take(&mut open.previous, receipt) else { return false };
         open.unsettled.push(late.serial);
         // It may have been given again meanwhile, and need not be acknowledged twice.
         if let Some(at) = open.outstanding.iter().position(|again| again.serial == late.serial)
@@ -323,9 +332,15 @@ impl Inbox {
     }
 }
 
-/// Takes out what the acknowledgement of this id is about.
-fn take(outstanding: &mut VecDeque<Outstanding>, id: u64) -> Option<Outstanding> {
-    let at = outstanding.binary_search_by_key(&id, |outstanding| outstanding.by).ok()?;
+/// Takes out what the acknowledgement is about.
+fn take(outstanding: &mut VecDeque<Outstanding>, receipt: Receipt) -> Option<Outstanding> {
+    let at = match receipt {
+        Receipt::Packet(id) => outstanding.binary_search_by_key(&id, |outstanding| outstanding.by).ok()?,
+        // Several rounds are not in the order of their serials. What is acknowledged in turn stands in front.
+        Receipt::Message(serial) => {
+            outstanding.iter().position(|outstanding| outstanding.serial == serial)?
+        }
+    };
     outstanding.remove(at)
 }
 
@@ -345,11 +360,8 @@ impl Open {
     fn give(&mut self, node: &Inner, session: &Session, message: &Stored) -> bool {
         let asks = self.settling == Settling::Each;
         let id = asks.then(|| node.acknowledgements.next_id());
-        let encoded = if self.backlog.is_some() {
-            encode(session, id, |data| write_backlog(data, message))
-        } else {
-            encode(session, id, |data| write_live(data, message))
-        };
+        let told = if self.backlog.is_some() { Told::Backlog(message) } else { Told::Live(message) };
+        let encoded = encode(session, id, told);
         // One that cannot be encoded, though it was checked, must not keep those behind it back. It expires.
         let Some(encoded) = encoded else { return true };
         let weight = encoded.weight();

@@ -19,6 +19,7 @@ mod bucket;
 mod clock;
 mod connection;
 pub mod control;
+mod dialect;
 mod drain;
 mod engines;
 mod enrolment;

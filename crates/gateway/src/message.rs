@@ -28,7 +28,7 @@ enum Source {
     EngineOwned(String),
     /// A Socket.IO packet.
     Packet(Encoded),
-    /// A WebSocket control frame, which no other transport knows.
+    /// WebSocket frames, which no other transport knows: control frames, and all of the plain protocol.
     Frame(Bytes),
 }
 
@@ -45,8 +45,9 @@ impl Message {
         Self::new(Source::EngineOwned(packet), false)
     }
 
-    pub(crate) fn frame(frame: Bytes) -> Self {
-        Self::new(Source::Frame(frame), false)
+    /// One or more whole WebSocket frames.
+    pub(crate) fn frame(frames: Bytes, volatile: bool) -> Self {
+        Self::new(Source::Frame(frames), volatile)
     }
 
     fn new(source: Source, volatile: bool) -> Self {

@@ -145,9 +145,7 @@ pub(crate) async fn send(node: Arc<Inner>, session: Arc<Session>, letter: Letter
         }
     };
     match stored(&node, sent) {
-        Ok(sent) => reply.ok_with(2, |out| {
-            write::str(out, "id");
-            write::str(out, &sent.serial.to_string());
+        Ok(sent) => reply.ok_with_id(&sent.serial.to_string(), 1, |out| {
             write::str(out, "status");
             write::str(out, sent.status.as_str());
         }),

@@ -53,7 +53,7 @@ impl<'a> Event<'a> {
     }
 
     /// The one argument of an operation; others behind it are ignored, as handlers in JavaScript do.
-    fn argument(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn argument(&mut self) -> Option<&'a [u8]> {
         if self.count == 0 {
             return None;
         }
@@ -66,7 +66,7 @@ pub(crate) fn perform(
     node: &Arc<Inner>,
     session: &Arc<Session>,
     operation: Operation,
-    mut event: Event<'_>,
+    argument: Option<&[u8]>,
     deed: Deed,
     reply: Reply,
 ) -> Option<BoxFuture<'static, ()>> {
@@ -80,14 +80,14 @@ pub(crate) fn perform(
     }
     let limits = &node.options.limits;
     let refusal = match operation {
-        Operation::Join => match joinable(session, event.argument(), limits) {
+        Operation::Join => match joinable(session, argument, limits) {
             Ok(room) => {
                 node.join(session, room, reply);
                 return None;
             }
             Err(refusal) => refusal,
         },
-        Operation::Leave => match leavable(session, event.argument(), limits) {
+        Operation::Leave => match leavable(session, argument, limits) {
             Ok(room) => {
                 node.leave(session, &room);
                 reply.ok();
@@ -95,15 +95,13 @@ pub(crate) fn perform(
             }
             Err(refusal) => refusal,
         },
-        Operation::Publish | Operation::Broadcast => {
-            match outgoing(node, session, operation, event.argument()) {
-                Ok((publication, id)) => {
-                    node.publish(deed, publication, id, reply);
-                    return None;
-                }
-                Err(refusal) => refusal,
+        Operation::Publish | Operation::Broadcast => match outgoing(node, session, operation, argument) {
+            Ok((publication, id)) => {
+                node.publish(deed, publication, id, reply);
+                return None;
             }
-        }
+            Err(refusal) => refusal,
+        },
         Operation::Heartbeat => {
             let now = unix_ms();
             if now.saturating_sub(session.seen_at_ms.load(Ordering::Relaxed)) >= SEEN_EVERY_MS {
@@ -118,7 +116,7 @@ pub(crate) fn perform(
             answer_heartbeat(reply, now);
             return None;
         }
-        Operation::Presence => match asked(session, event.argument(), limits) {
+        Operation::Presence => match asked(session, argument, limits) {
             Ok(question) => {
                 let (registry, namespace) = (Arc::clone(&node.registry), session.namespace.clone());
                 let (session, broker) = (Arc::clone(session), Arc::clone(&node.broker));
@@ -127,7 +125,7 @@ pub(crate) fn perform(
             }
             Err(refusal) => refusal,
         },
-        Operation::Send => match offline::letter(node, session, event.argument()) {
+        Operation::Send => match offline::letter(node, session, argument) {
             Ok(letter) => {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 return Some(offline::send(node, session, letter, deed, reply).boxed());
@@ -137,7 +135,7 @@ pub(crate) fn perform(
                 refusal
             }
         },
-        Operation::Online => match offline::settling(node, session, event.argument()) {
+        Operation::Online => match offline::settling(node, session, argument) {
             Ok(settling) => {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 return Some(offline::online(node, session, settling, deed, reply).boxed());

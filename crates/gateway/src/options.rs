@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tidegate_core::offline::Quotas;
 use tidegate_core::{Incarnation, NodeId};
 
@@ -65,8 +66,10 @@ pub struct ServerOptions {
     pub allowed_origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
-    /// Most Engine.IO connections.
+    /// Most connections of clients.
     pub connections_max: usize,
+    /// What `/` shows: an HTML page. Without one it is 404.
+    pub page: Option<Bytes>,
 }
 
 /// Bounds per connection and per session.

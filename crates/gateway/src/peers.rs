@@ -9,10 +9,10 @@ use std::time::Duration;
 use tidegate_core::registry::{EvictReason, Evicted};
 use tidegate_core::request::{Answer, Ask, Asker, RemoteSocket, Request, Selection};
 use tidegate_core::{Namespace, Publication, Room, Rooms};
-use tidegate_protocol::socketio::{self, Parser};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::dialect::Dialect;
 use crate::message::Message;
 use crate::node::Inner;
 use crate::outbox::Pushed;
@@ -173,21 +173,18 @@ fn broadcast(node: &Inner, asker: &Asker, publication: &Publication, within: Dur
     }
     let receivers = sessions.iter().map(|session| session.id).collect();
     let id = node.acknowledgements.expect(asker.clone(), receivers, within);
-    let encode = |parser| match socketio::encode::event(parser, namespace.as_str(), Some(id), data) {
-        Ok(encoded) => Some(Message::packet(encoded, flags.volatile)),
+    let encode = |dialect: Dialect| match dialect.event(namespace.as_str(), data, Some(id), flags.volatile) {
+        Ok(message) => Some(message),
         Err(error) => {
             tracing::debug!(%error, "failed to encode an event that is to be acknowledged");
             None
         }
     };
-    let (mut text, mut messagepack) = (None, None);
+    let mut forms: [Option<Option<Message>>; Dialect::COUNT] = Default::default();
     let mut delivered = 0;
     for session in &sessions {
-        let form = match session.parser {
-            Parser::Text => &mut text,
-            Parser::MessagePack => &mut messagepack,
-        };
-        let message = form.get_or_insert_with(|| encode(session.parser));
+        let form = &mut forms[session.dialect.index()];
+        let message = form.get_or_insert_with(|| encode(session.dialect));
         if let Some(message) = message
             && session.outbox.push(message) == Pushed::Taken
         {

@@ -17,6 +17,7 @@ use tidegate_core::{ClaimId, Incarnation, Namespace, NodeId, Room, SessionId, Se
 use tidegate_protocol::socketio::Parser;
 
 use crate::auth::{Authenticator, Grants, Identity};
+use crate::dialect::Dialect;
 use crate::enrolment::Entrant;
 use crate::message::Message;
 use crate::namespaces::{NamespaceRule, Namespaces};
@@ -78,7 +79,7 @@ impl Rig {
         let Ok(enrolled) = node.enrol(entrant, &outbox, node.pulse.lapse()).await else {
             panic!("{user} is turned away")
         };
-        node.connect(0, &outbox, Parser::Text, &Message::engine("40"), enrolled)
+        node.connect(0, &outbox, Dialect::SocketIo(Parser::Text), &Message::engine("40"), enrolled)
     }
 
     /// Lets a session join a room.
@@ -115,6 +116,7 @@ fn options(name: &str) -> Options {
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             connections_max: 100,
+            page: None,
         },
         limits: Limits {
             outbox_bytes_max: 1 << 20,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tidegate_core::broker::Done;
 use tidegate_core::{ErrorCode, MessageId, Publication, Room};
-use tidegate_msgpack::write;
 
 use crate::hub::Joined;
 use crate::interest;
@@ -117,10 +116,7 @@ impl Inner {
             publication,
             Done::call(move |outcome| {
                 match outcome {
-                    Ok(()) => reply.ok_with(1, |out| {
-                        write::str(out, "id");
-                        write::str(out, id.as_str());
-                    }),
+                    Ok(()) => reply.ok_with_id(id.as_str(), 0, |_| {}),
                     Err(_) => reply.refuse(&unavailable()),
                 }
                 drop(deed);

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use tidegate_core::registry::{Evicted, Eviction, Refresh};
 use tidegate_core::{ClaimId, DisconnectReason, NodeId};
-use tidegate_protocol::socketio::Parser;
 
 use crate::clock::unix_ms;
+use crate::dialect::Dialect;
 use crate::enrolment::{Enrolled, Entrant, Tenure};
 use crate::interest;
 use crate::message::Message;
@@ -22,7 +22,7 @@ impl Inner {
         &self,
         shard: u32,
         outbox: &Arc<Outbox>,
-        parser: Parser,
+        dialect: Dialect,
         connected: &Message,
         enrolled: Enrolled,
     ) -> Arc<Session> {
@@ -34,7 +34,7 @@ impl Inner {
             namespace,
             rule,
             identity,
-            parser,
+            dialect,
             outbox: Arc::clone(outbox),
             holding,
             connected_at_ms: holding.map_or_else(unix_ms, |holding| holding.epoch),

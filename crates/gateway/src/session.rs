@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 use tidegate_core::offline::Holder;
 use tidegate_core::registry::{self, Evicted, Gone, OnDuplicate, Place, Policy, Stay, Transport};
 use tidegate_core::{Broker, ClaimId, DisconnectReason, Namespace, NodeId, Room, SessionId, Topic};
-use tidegate_protocol::socketio::Parser;
 
 use crate::auth::{EXPIRY_LEEWAY_S, Identity};
+use crate::dialect::Dialect;
 use crate::inbox::Inbox;
 use crate::interest::Interest;
 use crate::metrics::NamespaceMetrics;
@@ -49,7 +49,7 @@ pub(crate) struct Session {
     pub(crate) rule: Arc<Rule>,
     pub(crate) seat: Seat,
     pub(crate) identity: Identity,
-    pub(crate) parser: Parser,
+    pub(crate) dialect: Dialect,
     pub(crate) outbox: Arc<Outbox>,
     /// Its claim to its user's place; anonymous sessions claim none.
     pub(crate) holding: Option<Holding>,
@@ -91,7 +91,7 @@ pub(crate) struct Parts {
     pub(crate) namespace: Namespace,
     pub(crate) rule: Arc<Rule>,
     pub(crate) identity: Identity,
-    pub(crate) parser: Parser,
+    pub(crate) dialect: Dialect,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) holding: Option<Holding>,
     pub(crate) connected_at_ms: u64,
@@ -99,14 +99,14 @@ pub(crate) struct Parts {
 
 impl Session {
     pub(crate) fn new(seat: Seat, parts: Parts) -> Self {
-        let Parts { id, namespace, rule, identity, parser, outbox, holding, connected_at_ms } = parts;
+        let Parts { id, namespace, rule, identity, dialect, outbox, holding, connected_at_ms } = parts;
         Self {
             id,
             namespace,
             rule,
             seat,
             identity,
-            parser,
+            dialect,
             outbox,
             holding,
             connected_at_ms,

@@ -108,6 +108,7 @@ pub fn options(name: &str) -> Options {
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             connections_max: 10_000,
+            page: None,
         },
         limits: Limits {
             outbox_bytes_max: 4 << 20,

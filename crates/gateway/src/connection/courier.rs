@@ -142,7 +142,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::connection::Link;
+    use crate::connection::{Link, Speech};
     use crate::engines::EngineId;
     use crate::inbox::Settling;
     use crate::rig::Rig;
@@ -173,8 +173,10 @@ mod tests {
         session.inbox.begin(Settling::Each, Serial::ZERO, &node.window(), 0);
         let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
         let link = Link::polling(mpsc::channel(1).1);
+        let speech = Speech::socket_io(node);
         let outbox = Arc::clone(&session.outbox);
-        let mut connection = Connection::new(Arc::clone(node), outbox, EngineId::random(), link, admitted);
+        let mut connection =
+            Connection::new(Arc::clone(node), outbox, EngineId::random(), link, speech, admitted);
         connection.sessions.push(Arc::clone(session));
         connection.has_news = true;
         connection

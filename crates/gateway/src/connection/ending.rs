@@ -8,7 +8,7 @@ use tidegate_core::DisconnectReason;
 use tidegate_protocol::websocket;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Connection, Exit};
+use super::{Connection, Exit, Speech};
 use crate::message::Message;
 
 /// How long the last bytes may take to leave a WebSocket, and then the peer to hang up itself.
@@ -47,7 +47,7 @@ impl Connection {
         match reason {
             // There is nobody to tell.
             DisconnectReason::TransportError if exit.close_code.is_none() && is_websocket => {}
-            DisconnectReason::SlowConsumer if is_websocket => {}
+            DisconnectReason::SlowConsumer if is_websocket && !self.is_plain() => {}
             _ => self.tell(exit).await,
         }
         if !is_websocket {
@@ -60,7 +60,13 @@ impl Connection {
 
     /// Sends the transport's close and waits, within bounds, until it has left.
     async fn tell(&mut self, exit: Exit) {
-        let frame = websocket::close(exit.close_code, "");
+        let frame = match &self.speech {
+            Speech::SocketIo(_) => websocket::close(exit.close_code, ""),
+            Speech::Plain(plain) => {
+                let (code, text) = plain.close(exit);
+                websocket::close(code, text)
+            }
+        };
         let (noop, close) = (Message::engine("6"), Message::engine("1"));
         // A client that said that it closes is not told so; its pending poll just comes back.
         let polling = if exit.reason == DisconnectReason::TransportClose { &noop } else { &close };

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 
-use super::{Connection, Exit, UNAUTHENTICATED_BYTES_MAX, millis};
+use super::{Connection, Exit, Speech, UNAUTHENTICATED_BYTES_MAX, millis};
 use crate::engines::{Engine, Input, Payload};
 use crate::message::Message;
 
@@ -212,6 +212,9 @@ impl Connection {
     }
 
     fn on_incoming(&mut self, incoming: Incoming<'_>) -> Result<(), Exit> {
+        if let Speech::Plain(plain) = &self.speech {
+            return self.on_plain(plain.format(), incoming);
+        }
         match incoming {
             Incoming::Text(text) => self.on_piece(payload::piece(text)),
             Incoming::Binary(bytes) => {
@@ -219,7 +222,7 @@ impl Connection {
                 self.on_binary(bytes)
             }
             Incoming::Ping(data) => {
-                self.outbox.push(&Message::frame(websocket::frame(Opcode::Pong, data)));
+                self.outbox.push(&Message::frame(websocket::frame(Opcode::Pong, data), false));
                 Ok(())
             }
             Incoming::Pong(_) => Ok(()),
@@ -245,7 +248,7 @@ impl Connection {
         }
     }
 
-    fn alive(&mut self, is_pong: bool) {
+    pub(super) fn alive(&mut self, is_pong: bool) {
         let now = self.node.clock.now_ms();
         self.heartbeat.on_packet(now, is_pong);
         if is_pong {

@@ -1,15 +1,19 @@
 //! A connection's life, on whichever transport: one task, one loop, one exit.
 //!
-//! Layout: this file holds the loop and the deadlines, `input` what arrives, `packet` what it means, `courier` what is
-//! fetched from inboxes, `ending` the exit. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and no timer
-//! of its own: it waits for its socket, its outbox and, while polling, for its requests.
+//! Layout: this file holds the loop and the deadlines, `input` what arrives, `packet` and `plain` what it means in either
+//! protocol, `entry` how a session begins, `ask` what it may then ask for, `courier` what is fetched from inboxes,
+//! `ending` the exit. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and
+//! no timer of its own: it waits for its socket, its outbox and, while polling, for its requests.
 //!
 //! Architecture Invariant: all undoing hangs on the one exit of [`Connection::run`].
 
+mod ask;
 mod courier;
 mod ending;
+mod entry;
 mod input;
 mod packet;
+mod plain;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,16 +23,19 @@ use std::time::Duration;
 
 use tidegate_core::registry::{EvictReason, Evicted};
 use tidegate_core::{DisconnectReason, Namespace};
-use tidegate_msgpack::write;
 use tidegate_protocol::engineio::{Beat, Heartbeat};
+use tidegate_protocol::plain::{Id, Request};
 use tidegate_protocol::socketio::{self, Packet};
+use tidegate_protocol::websocket::{self, Opcode};
 
 pub(crate) use input::Link;
-pub(crate) use packet::Resume;
+pub(crate) use plain::Plain;
 
 use crate::bucket::Bucket;
 use crate::clock::unix_ms;
+use crate::dialect::Dialect;
 use crate::engines::EngineId;
+use crate::enrolment::{Enrolled, Turned};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::Outbox;
@@ -46,6 +53,9 @@ const ENDED_MAX: usize = 8;
 
 /// Largest message before the client is authenticated, in bytes: a token fits, a flood does not.
 pub(crate) const UNAUTHENTICATED_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a client of the plain protocol may take to say who it is. It has nothing else to do first.
+const PLAIN_CONNECT_TIMEOUT_MS: u64 = 5_000;
 
 /// How long a client may take to hang up after its last session was ended. Official clients do it at once, but look at
 /// a DISCONNECT one tick later than at a close that came along with it, and would take it for a lost connection.
@@ -65,13 +75,37 @@ impl Exit {
     }
 }
 
+/// What a client speaks.
+pub(crate) enum Speech {
+    /// Socket.IO; which parser is known from its first packet on.
+    SocketIo(socketio::Decoder),
+    /// The plain protocol.
+    Plain(Plain),
+}
+
+/// Something of a client's that must wait before it is looked at.
+pub(crate) enum Held {
+    Packet(Packet),
+    Request(Request),
+}
+
+/// What a connection waited for.
+pub(crate) enum Resume {
+    /// A client that may be seated in a namespace, or why it may not; and what it calls the answer by.
+    Connect(Namespace, Option<Id>, Result<Box<Enrolled>, Turned>),
+    /// What was held while the node was deaf, and may be looked at now.
+    Held(Held),
+    /// Room in a queue.
+    Input,
+}
+
 pub(crate) struct Connection {
     pub(crate) node: Arc<Inner>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) id: EngineId,
     link: Link,
     shard: u32,
-    packets: socketio::Decoder,
+    speech: Speech,
     sessions: Vec<Arc<Session>>,
     heartbeat: Heartbeat,
     /// When the connection is closed for want of a namespace; gone with the first one joined.
@@ -82,6 +116,8 @@ pub(crate) struct Connection {
     /// The deadline that the timer knows.
     armed_ms: u64,
     events: Bucket,
+    /// Events in a row that were too many, and whose client asked for no answer.
+    flooded: u32,
     /// CONNECTs, by the same measure and apart from events.
     connects: Bucket,
     /// Messages that may still be handled in this turn.
@@ -91,7 +127,7 @@ pub(crate) struct Connection {
     /// What must be over before more input is looked at.
     busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
     /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
-    deferred: Option<Box<Packet>>,
+    deferred: Option<Box<Held>>,
     /// What is being read from an inbox.
     errand: Option<courier::Errand>,
     /// There may be something for the courier to do.
@@ -99,25 +135,6 @@ pub(crate) struct Connection {
     /// Whose turn it is to be read for.
     courier_turn: usize,
     _admitted: Admitted,
-}
-
-/// `["evicted", { reason, by?: { device, node, ts } }]`.
-fn write_evicted(data: &mut Vec<u8>, evicted: &Evicted) {
-    write::array(data, 2);
-    write::str(data, "evicted");
-    write::map(data, 1 + u32::from(evicted.by.is_some()));
-    write::str(data, "reason");
-    write::str(data, evicted.reason.as_str());
-    if let Some(by) = &evicted.by {
-        write::str(data, "by");
-        write::map(data, 3);
-        write::str(data, "device");
-        write::str(data, &by.device);
-        write::str(data, "node");
-        write::str(data, by.node.as_str());
-        write::str(data, "ts");
-        write::uint(data, by.ts);
-    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -129,26 +146,39 @@ fn millis_u32(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
+impl Speech {
+    /// A client of Socket.IO that has said nothing yet.
+    pub(crate) fn socket_io(node: &Inner) -> Self {
+        Self::SocketIo(socketio::Decoder::server(node.options.engine.payload_bytes_max))
+    }
+}
+
 impl Connection {
     pub(crate) fn new(
         node: Arc<Inner>,
         outbox: Arc<Outbox>,
         id: EngineId,
         link: Link,
+        speech: Speech,
         admitted: Admitted,
     ) -> Self {
         let now = node.clock.now_ms();
         let engine = &node.options.engine;
+        let connect_timeout_ms = match speech {
+            Speech::SocketIo(_) => millis(engine.connect_timeout),
+            Speech::Plain(_) => millis(engine.connect_timeout).min(PLAIN_CONNECT_TIMEOUT_MS),
+        };
         Self {
             shard: node.hub.assign(),
             link,
-            packets: socketio::Decoder::server(engine.payload_bytes_max),
+            speech,
             sessions: Vec::new(),
             heartbeat: Heartbeat::new(now, millis_u32(engine.ping_interval), millis_u32(engine.ping_timeout)),
-            connect_deadline_ms: Some(now + millis(engine.connect_timeout)),
+            connect_deadline_ms: Some(now + connect_timeout_ms),
             hang_up_ms: None,
             armed_ms: u64::MAX,
             events: Bucket::full(now, node.options.limits.events_burst),
+            flooded: 0,
             connects: Bucket::full(now, node.options.limits.events_burst),
             turn: 0,
             ended: Vec::new(),
@@ -197,7 +227,7 @@ impl Connection {
                 if !self.outbox.is_joined() {
                     return Poll::Pending;
                 }
-                self.deferred.take().map_or(Ok(()), |packet| self.on_packet(*packet))
+                self.deferred.take().map_or(Ok(()), |held| self.resume(Resume::Held(*held)))
             } else {
                 let Poll::Ready(progress) = self.poll_input(context) else { return Poll::Pending };
                 progress
@@ -217,14 +247,20 @@ impl Connection {
             match self.heartbeat.poll(now) {
                 Beat::Wait(until) => break until,
                 Beat::Ping => {
-                    self.outbox.push(&Message::engine("2"));
+                    self.outbox.push(&match self.speech {
+                        Speech::SocketIo(_) => Message::engine("2"),
+                        Speech::Plain(_) => Message::frame(websocket::frame(Opcode::Ping, b""), false),
+                    });
                 }
                 Beat::Dead => return Err(Exit::because(DisconnectReason::PingTimeout)),
             }
         };
         if let Some(deadline) = self.connect_deadline_ms {
             if now >= deadline {
-                return Err(Exit::because(DisconnectReason::ForcedClose));
+                return Err(match self.speech {
+                    Speech::SocketIo(_) => Exit::because(DisconnectReason::ForcedClose),
+                    Speech::Plain(_) => self.give_up_waiting(),
+                });
             }
             next = next.min(deadline);
         }
@@ -235,7 +271,7 @@ impl Connection {
         if let Some(hang_up_ms) = self.hang_up_ms {
             if !self.sessions.is_empty() {
                 self.hang_up_ms = None;
-            } else if self.busy.is_some() {
+            } else if self.busy.is_some() && !self.is_plain() {
                 // It is coming back, which may take as long as a fence.
                 let hang_up_ms = now + HANG_UP_MS;
                 self.hang_up_ms = Some(hang_up_ms);
@@ -298,19 +334,39 @@ impl Connection {
             self.ended.remove(0);
         }
         self.ended.push(session.namespace.clone());
-        let Some(parser) = self.packets.parser() else { return };
-        let mut data = Vec::new();
-        write_evicted(&mut data, evicted);
-        let namespace = session.namespace.as_str();
-        match socketio::encode::event(parser, namespace, None, &data) {
-            Ok(encoded) => {
-                self.outbox.push(&Message::packet(encoded, false));
+        match session.dialect.evicted(session.namespace.as_str(), evicted) {
+            Ok(message) => {
+                self.outbox.push(&message);
             }
             Err(error) => tracing::error!(%error, "failed to encode an eviction"),
         }
-        self.outbox.push(&Message::packet(socketio::encode::disconnect(parser, namespace), false));
+        let hang_up_after_ms = match session.dialect {
+            Dialect::SocketIo(parser) => {
+                let disconnect = socketio::encode::disconnect(parser, session.namespace.as_str());
+                self.outbox.push(&Message::packet(disconnect, false));
+                HANG_UP_MS
+            }
+            // The close frame says that it is the end, and why.
+            Dialect::Plain(_) => {
+                self.show_out(evicted.reason);
+                0
+            }
+        };
         if self.sessions.is_empty() {
-            self.hang_up_ms = Some(self.node.clock.now_ms() + HANG_UP_MS);
+            self.hang_up_ms = Some(self.node.clock.now_ms() + hang_up_after_ms);
+        }
+    }
+
+    /// What the client speaks.
+    ///
+    /// # Errors
+    /// Before its first packet, in Socket.IO.
+    fn dialect(&self) -> Result<Dialect, Exit> {
+        match &self.speech {
+            Speech::SocketIo(packets) => {
+                packets.parser().map(Dialect::SocketIo).ok_or(Exit::because(DisconnectReason::ForcedClose))
+            }
+            Speech::Plain(plain) => Ok(Dialect::Plain(plain.format())),
         }
     }
 
@@ -354,9 +410,15 @@ mod tests {
             let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
             let (input, inputs) = mpsc::channel(1);
             let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
-            let link = Link::polling(inputs);
-            let connection =
-                Connection::new(Arc::clone(node), Arc::clone(&outbox), EngineId::random(), link, admitted);
+            let (link, speech) = (Link::polling(inputs), Speech::socket_io(node));
+            let connection = Connection::new(
+                Arc::clone(node),
+                Arc::clone(&outbox),
+                EngineId::random(),
+                link,
+                speech,
+                admitted,
+            );
             node.spawn(Arc::clone(&outbox), connection.run());
             Self { outbox, input }
         }

@@ -25,6 +25,7 @@ use super::wire::Wire;
 use super::world::{Happening, World};
 use super::{BEAT_LOOK_US, Flaw, RECONNECT_US};
 use crate::auth::{Grants, Identity};
+use crate::dialect::Dialect;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::namespaces::Operations;
@@ -179,7 +180,7 @@ impl Node {
                 grants: Arc::new(Grants::all()),
                 expires_at: None,
             },
-            parser: Parser::Text,
+            dialect: Dialect::SocketIo(Parser::Text),
             outbox: Arc::new(Outbox::polling(1_000, Arc::clone(&self.metrics))),
             holding: Some(Holding { claim: claim_id(session), epoch }),
             connected_at_ms: epoch,

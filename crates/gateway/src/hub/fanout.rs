@@ -10,13 +10,13 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tidegate_core::Publication;
-use tidegate_protocol::socketio::{self, Parser};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::shard::Shard;
 use super::{Hub, Receiver};
+use crate::dialect::Dialect;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Pushed};
@@ -39,8 +39,7 @@ pub(crate) struct Job {
     publication: Publication,
     received: Instant,
     shards_left: AtomicUsize,
-    text: OnceLock<Option<Message>>,
-    messagepack: OnceLock<Option<Message>>,
+    forms: [OnceLock<Option<Message>>; Dialect::COUNT],
 }
 
 impl Job {
@@ -49,31 +48,25 @@ impl Job {
             publication,
             received: Instant::now(),
             shards_left: AtomicUsize::new(shards),
-            text: OnceLock::new(),
-            messagepack: OnceLock::new(),
+            forms: Default::default(),
         }
     }
 
-    /// The publication for receivers of one parser; none if its payload is not what it should be.
-    fn message(&self, parser: Parser, metrics: &Metrics) -> Option<&Message> {
-        let form = match parser {
-            Parser::Text => &self.text,
-            Parser::MessagePack => &self.messagepack,
-        };
-        form.get_or_init(|| {
-            let publication = &self.publication;
-            let encoded =
-                socketio::encode::event(parser, publication.namespace.as_str(), None, &publication.data);
-            match encoded {
-                Ok(encoded) => Some(Message::packet(encoded, publication.flags.volatile)),
-                Err(error) => {
-                    metrics.dropped("malformed", 1);
-                    tracing::debug!(%error, "failed to encode a publication");
-                    None
+    /// The publication for receivers of one dialect; none if its payload is not what it should be.
+    fn message(&self, dialect: Dialect, metrics: &Metrics) -> Option<&Message> {
+        self.forms[dialect.index()]
+            .get_or_init(|| {
+                let Publication { namespace, data, flags, .. } = &self.publication;
+                match dialect.event(namespace.as_str(), data, None, flags.volatile) {
+                    Ok(message) => Some(message),
+                    Err(error) => {
+                        metrics.dropped("malformed", 1);
+                        tracing::debug!(%error, "failed to encode a publication");
+                        None
+                    }
                 }
-            }
-        })
-        .as_ref()
+            })
+            .as_ref()
     }
 
     fn finished(&self, metrics: &Metrics) {
@@ -219,7 +212,7 @@ impl Hub {
                 let namespace = shard.state.lock().receivers(&job.publication, &mut receivers);
                 let mut delivered = 0;
                 for receiver in receivers.drain(..) {
-                    let Some(message) = job.message(receiver.parser, &metrics) else { continue };
+                    let Some(message) = job.message(receiver.dialect, &metrics) else { continue };
                     if alone {
                         delivered += u64::from(receiver.outbox.push(message) == Pushed::Taken);
                     } else {

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidegate_core::{Namespace, Room, Rooms, SessionId};
-use tidegate_protocol::socketio::Parser;
 use tokio::time::Instant;
 
 pub(crate) use fanout::Job;
 use shard::Shard;
 
+use crate::dialect::Dialect;
 use crate::outbox::Outbox;
 use crate::pulse::Pulse;
 use crate::session::{Seat, Session};
@@ -39,7 +39,7 @@ pub(crate) enum Joined {
 pub(crate) struct Receiver {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) slot: u32,
-    pub(crate) parser: Parser,
+    pub(crate) dialect: Dialect,
 }
 
 /// All sessions of a node.

@@ -99,7 +99,7 @@ impl State {
         });
         let all_position = position(local.all.len());
         vacant.insert(Member { session: Arc::clone(&session), all_position, rooms: Vec::new() });
-        local.all.push(Receiver { outbox: Arc::clone(&session.outbox), slot, parser: session.parser });
+        local.all.push(Receiver { outbox: Arc::clone(&session.outbox), slot, dialect: session.dialect });
         self.by_id.insert(session.id, slot);
         session
     }
@@ -171,7 +171,7 @@ impl State {
         let Some(local) = namespaces.get_mut(&session.namespace) else { return Joined::Gone };
         let members = local.rooms.entry(room.clone()).or_default();
         member.rooms.push((room.clone(), position(members.len())));
-        members.push(Receiver { outbox: Arc::clone(&session.outbox), slot, parser: session.parser });
+        members.push(Receiver { outbox: Arc::clone(&session.outbox), slot, dialect: session.dialect });
         Joined::New
     }
 
@@ -303,6 +303,7 @@ mod tests {
 
     use super::*;
     use crate::auth::{Grants, Identity};
+    use crate::dialect::Dialect;
     use crate::metrics::Metrics;
     use crate::namespaces::Operations;
     use crate::outbox::Outbox;
@@ -383,7 +384,7 @@ mod tests {
                 grants: Arc::new(Grants::all()),
                 expires_at: None,
             },
-            parser: Parser::Text,
+            dialect: Dialect::SocketIo(Parser::Text),
             outbox,
             holding: None,
             connected_at_ms: 0,

@@ -186,19 +186,40 @@ async fn an_acknowledgement_of_an_earlier_round_counts() {
     let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
     session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "one"), stored(2, "two")], 2));
     assert_eq!(count(&polled(&session), "one"), 2, "it is given again");
-    assert!(session.inbox.acknowledged(first));
+    assert!(session.inbox.acknowledged(Receipt::Packet(first)));
     assert_eq!(session.inbox.settle(), [serial(1)]);
     session.inbox.settled(Some(Settled::Deleted(1)));
     // Once is enough.
-    assert!(!session.inbox.acknowledged(first + 2));
-    assert!(session.inbox.acknowledged(first + 3));
+    assert!(!session.inbox.acknowledged(Receipt::Packet(first + 2)));
+    assert!(session.inbox.acknowledged(Receipt::Packet(first + 3)));
     assert_eq!(session.inbox.settle(), [serial(2)]);
     // Two rounds later still; but not for ever.
     session.inbox.begin(Settling::Each, serial(2), &node.window(), 0);
-    assert!(session.inbox.acknowledged(first + 1));
+    assert!(session.inbox.acknowledged(Receipt::Packet(first + 1)));
     let few = Window { messages_max: 0, ..node.window() };
     session.inbox.begin(Settling::Each, serial(2), &few, 0);
-    assert!(!session.inbox.acknowledged(first + 3));
+    assert!(!session.inbox.acknowledged(Receipt::Packet(first + 3)));
+    rig.node.drain().await;
+}
+
+#[tokio::test]
+async fn a_message_is_acknowledged_by_its_own_id_in_any_round() {
+    let (rig, session) = live(Settling::Each).await;
+    let node = rig.inner();
+    let receipt = |ms| Receipt::Message(serial(ms));
+    for ms in 1..=3 {
+        session.inbox.arrived(node, &session, &arrival(ms - 1, stored(ms, "m")));
+    }
+    assert!(session.inbox.acknowledged(receipt(2)) && !session.inbox.acknowledged(receipt(2)));
+    assert!(!session.inbox.acknowledged(receipt(4)));
+    assert_eq!(session.inbox.settle(), [serial(2)]);
+    session.inbox.settled(Some(Settled::Deleted(1)));
+    // In the next round the first is given again, and the third is not yet.
+    session.inbox.begin(Settling::Each, serial(3), &node.window(), 0);
+    let wanted = session.inbox.wanted(&node.window(), &session.outbox).unwrap();
+    session.inbox.read(node, &session, &wanted, &page(vec![stored(1, "m")], 1));
+    assert!(session.inbox.acknowledged(receipt(1)) && session.inbox.acknowledged(receipt(3)));
+    assert_eq!(session.inbox.settle(), [serial(1), serial(3)]);
     rig.node.drain().await;
 }
 
@@ -210,10 +231,13 @@ async fn what_was_acknowledged_is_unsettled_until_the_store_says_so() {
     let first = node.acknowledgements.next_id() + 1;
     session.inbox.arrived(node, &session, &arrival(0, stored(1, "one")));
     session.inbox.arrived(node, &session, &arrival(1, stored(2, "two")));
-    assert!(!session.inbox.acknowledged(first - 1) && !is_unsettled());
-    assert!(session.inbox.acknowledged(first + 1) && is_unsettled());
+    assert!(!session.inbox.acknowledged(Receipt::Packet(first - 1)) && !is_unsettled());
+    assert!(session.inbox.acknowledged(Receipt::Packet(first + 1)) && is_unsettled());
     assert_eq!(session.inbox.settle(), [serial(2)]);
-    assert!(session.inbox.acknowledged(first) && !session.inbox.acknowledged(first));
+    assert!(
+        session.inbox.acknowledged(Receipt::Packet(first))
+            && !session.inbox.acknowledged(Receipt::Packet(first))
+    );
     // Nobody answers; then the registry does not know the session.
     for outcome in [None, Some(Settled::Absent)] {
         session.inbox.settled(outcome);

@@ -1,8 +1,11 @@
-//! Engine.IO over HTTP: which request is what, and who may make it.
+//! The client port over HTTP: which request is what, and who may make it.
 //!
-//! Layout: this file judges a request (path, query, Origin, admission), `polling` serves GET and POST, `websocket`
-//! the upgrade to a WebSocket, of a new connection or of one that polls.
+//! Layout: this file judges Engine.IO's requests (path, query, Origin, admission), `polling` serves GET and POST,
+//! `websocket` the upgrade to a WebSocket, of a new connection or of one that polls. `plain` serves `/ws`, and `page` what
+//! the root shows.
 
+mod page;
+mod plain;
 mod polling;
 mod websocket;
 
@@ -13,17 +16,19 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, StatusCode};
 use tidegate_core::ErrorCode;
 use tidegate_protocol::engineio::{Admission, Open, Query, Refusal, Transport, admit};
 
 use crate::engines::{Engine, EngineId};
-use crate::node::Inner;
+use crate::node::{Admitted, Inner};
 use crate::origin::{self, Verdict};
 use crate::outbox::Binary;
 use crate::peer::client_address;
+
+use websocket::Opening;
 
 /// The socket address of the peer, put into every request by the accept loop.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +37,14 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 /// The client port's routes.
 pub(crate) fn router(node: Arc<Inner>) -> Router {
     let path = node.options.engine.path.clone();
-    Router::new().route(&path, any(serve)).route(&format!("{path}{{*rest}}"), any(serve)).with_state(node)
+    let mut router = Router::new()
+        .route(&path, any(serve))
+        .route(&format!("{path}{{*rest}}"), any(serve))
+        .route(plain::PATH, any(plain::serve));
+    if node.options.server.page.is_some() {
+        router = router.route("/", get(page::serve));
+    }
+    router.with_state(node)
 }
 
 async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>) -> Response {
@@ -114,17 +126,26 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
     }
 }
 
-fn handshake(node: &Arc<Inner>, transport: Transport, binary: Binary, request: Request<Body>) -> Response {
+/// Finds a new connection its place.
+///
+/// # Errors
+/// The answer to a client for whom there is none.
+fn admit_peer(node: &Inner, request: &Request<Body>) -> Result<Admitted, Response> {
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         tracing::error!("a request came without its peer's address");
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        return Err(StatusCode::INTERNAL_SERVER_ERROR.into_response());
     };
     let address = client_address(peer.ip(), request.headers(), &node.options.server.trusted_proxies);
-    match node.admit(address) {
-        Err(code) => unavailable(code),
+    node.admit(address).map_err(unavailable)
+}
+
+fn handshake(node: &Arc<Inner>, transport: Transport, binary: Binary, request: Request<Body>) -> Response {
+    match admit_peer(node, &request) {
+        Err(response) => response,
         Ok(admitted) => match transport {
             Transport::Polling => polling::open(node, admitted),
-            Transport::WebSocket => websocket::open(node, binary, request, admitted),
+            Transport::WebSocket => websocket::open(node, Opening::Engine(binary), request, admitted)
+                .unwrap_or_else(|refusal| refuse(refusal, true)),
         },
     }
 }

@@ -15,7 +15,7 @@ use tidegate_protocol::engineio::Transport;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{open_packet, refuse};
-use crate::connection::{Connection, Link, UNAUTHENTICATED_BYTES_MAX};
+use crate::connection::{Connection, Link, Speech, UNAUTHENTICATED_BYTES_MAX};
 use crate::engines::{Engine, EngineId, Exclusive, Input, Payload, Polling};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
@@ -48,7 +48,14 @@ pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
     };
     node.engines.insert(id, Engine::Polling(Arc::new(polling)));
     node.metrics.connections_polling.inc();
-    let connection = Connection::new(Arc::clone(node), outbox, id, Link::polling(receiver), admitted);
+    let connection = Connection::new(
+        Arc::clone(node),
+        outbox,
+        id,
+        Link::polling(receiver),
+        Speech::socket_io(node),
+        admitted,
+    );
     node.spawn(Arc::clone(&connection.outbox), connection.run());
     packets(open_packet(node, id, Transport::Polling).into())
 }

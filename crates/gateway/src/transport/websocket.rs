@@ -11,13 +11,14 @@ use http::Request;
 use hyper_util::rt::TokioIo;
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::{NOOP_TICK_MS, Probe, ProbeStep, Refusal, Transport};
+use tidegate_protocol::plain::Format;
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{open_packet, refuse};
-use crate::connection::{Connection, Link, UNAUTHENTICATED_BYTES_MAX};
+use crate::connection::{Connection, Link, Plain, Speech, UNAUTHENTICATED_BYTES_MAX};
 use crate::engines::{Engine, EngineId, Exclusive, Input, Polling};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
@@ -85,36 +86,52 @@ async fn raw(future: UpgradeFut) -> Option<Raw> {
     }
 }
 
+/// What a new connection speaks.
+#[derive(Clone, Copy)]
+pub(super) enum Opening {
+    /// Engine.IO, which begins with a packet of ours.
+    Engine(Binary),
+    /// The plain protocol, whose client speaks first.
+    Plain(Format),
+}
+
 /// Opens a connection on a WebSocket.
 pub(super) fn open(
     node: &Arc<Inner>,
-    binary: Binary,
+    opening: Opening,
     request: Request<Body>,
     admitted: Admitted,
-) -> Response {
-    let (response, future) = match switch(request) {
-        Ok(switched) => switched,
-        Err(refusal) => return refuse(refusal, true),
-    };
+) -> Result<Response, Refusal> {
+    let (response, future) = switch(request)?;
     let node = Arc::clone(node);
     let tracker = node.requests.clone();
     tracker.spawn(async move {
         let Some(raw) = raw(future).await else { return };
         let id = EngineId::random();
         let outbox_bytes_max = node.options.limits.outbox_bytes_max;
+        let binary = match opening {
+            Opening::Engine(binary) => binary,
+            Opening::Plain(_) => Binary::Frames,
+        };
         let outbox =
             Arc::new(Outbox::websocket(raw.write, binary, outbox_bytes_max, Arc::clone(&node.metrics)));
         node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
         node.metrics.connections_websocket.inc();
-        outbox.push(&Message::engine_owned(open_packet(&node, id, Transport::WebSocket)));
+        let speech = match opening {
+            Opening::Engine(_) => {
+                outbox.push(&Message::engine_owned(open_packet(&node, id, Transport::WebSocket)));
+                Speech::socket_io(&node)
+            }
+            Opening::Plain(format) => Speech::Plain(Plain::new(format)),
+        };
         let max = node.options.engine.payload_bytes_max;
         let max = if node.options.auth.is_open() { max } else { max.min(UNAUTHENTICATED_BYTES_MAX) };
         let link = Link::websocket(raw.read, raw.unread, max);
-        let connection = Connection::new(Arc::clone(&node), outbox, id, link, admitted);
+        let connection = Connection::new(Arc::clone(&node), outbox, id, link, speech, admitted);
         // A task of its own, which is as small as an idle connection; this one held the upgrade.
         node.spawn(Arc::clone(&connection.outbox), connection.run());
     });
-    response
+    Ok(response)
 }
 
 /// Switches protocols and hangs up.

@@ -102,6 +102,7 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Opti
                 .map(|network| network.parse().expect("the configuration checks networks"))
                 .collect(),
             connections_max: server.connections_max,
+            page: None,
         },
         limits: Limits {
             outbox_bytes_max: limits.outbox_bytes_max,

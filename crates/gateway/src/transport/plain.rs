@@ -1,0 +1,90 @@
+//! `/ws`: the handshake of the plain protocol.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method, Request, StatusCode};
+use tidegate_core::ErrorCode;
+use tidegate_protocol::plain::Format;
+
+use super::websocket::{self, Opening};
+use super::{admit_peer, is_upgrade, json};
+use crate::node::Inner;
+use crate::origin::Verdict;
+
+/// Where it is served.
+pub(super) const PATH: &str = "/ws";
+
+/// Whether a request offers subprotocols, and what is made of them.
+enum Offer {
+    /// None, which means JSON.
+    Nothing,
+    Known(Format),
+    /// Only others, or no text. A browser would hang up on a server that chooses none of them.
+    Unknown,
+}
+
+impl Offer {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut is_any = false;
+        for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+            is_any = true;
+            if let Some(format) = value.to_str().ok().and_then(Format::negotiate) {
+                return Self::Known(format);
+            }
+        }
+        if is_any { Self::Unknown } else { Self::Nothing }
+    }
+}
+
+pub(super) async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>) -> Response {
+    match node.origins.judge(request.headers()) {
+        Verdict::NoOrigin | Verdict::Allowed(_) => {}
+        Verdict::Refused => {
+            node.metrics.refused("origin");
+            return refuse(StatusCode::FORBIDDEN, ErrorCode::Forbidden, "this origin is not allowed");
+        }
+        Verdict::Invalid => return bad_request("the Origin is no text"),
+    }
+    if request.method() != Method::GET || !is_upgrade(&request) {
+        let mut response =
+            refuse(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, "this path is for WebSockets");
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        return response;
+    }
+    let (format, chosen) = match Offer::of(request.headers()) {
+        Offer::Nothing => (Format::Json, None),
+        Offer::Known(format) => (format, Some(format.subprotocol())),
+        Offer::Unknown => {
+            let known = Format::ALL.map(Format::subprotocol).join(" and ");
+            return bad_request(&format!("none of the subprotocols is known: there are {known}"));
+        }
+    };
+    let admitted = match admit_peer(&node, &request) {
+        Ok(admitted) => admitted,
+        Err(response) => return response,
+    };
+    match websocket::open(&node, Opening::Plain(format), request, admitted) {
+        Ok(mut response) => {
+            if let Some(chosen) = chosen {
+                let chosen = HeaderValue::from_static(chosen);
+                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+            }
+            response
+        }
+        Err(_) => bad_request("this is no handshake of a WebSocket (RFC 6455)"),
+    }
+}
+
+fn bad_request(message: &str) -> Response {
+    refuse(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
+}
+
+/// A refusal before there is a WebSocket, for people: browsers do not show it to pages. `message` needs no escapes.
+fn refuse(status: StatusCode, code: ErrorCode, message: &str) -> Response {
+    json(status, format!(r#"{{"code":"{code}","message":"{message}"}}"#)).into_response()
+}
