@@ -129,19 +129,19 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
 /// Finds a new connection its place.
 ///
 /// # Errors
-/// The answer to a client for whom there is none.
-fn admit_peer(node: &Inner, request: &Request<Body>) -> Result<Admitted, Response> {
+/// The code of the 503 for whom there is none.
+fn admit_peer(node: &Inner, request: &Request<Body>) -> Result<Admitted, ErrorCode> {
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         tracing::error!("a request came without its peer's address");
-        return Err(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        return Err(ErrorCode::Unavailable);
     };
     let address = client_address(peer.ip(), request.headers(), &node.options.server.trusted_proxies);
-    node.admit(address).map_err(unavailable)
+    node.admit(address)
 }
 
 fn handshake(node: &Arc<Inner>, transport: Transport, binary: Binary, request: Request<Body>) -> Response {
     match admit_peer(node, &request) {
-        Err(response) => response,
+        Err(code) => unavailable(code),
         Ok(admitted) => match transport {
             Transport::Polling => polling::open(node, admitted),
             Transport::WebSocket => websocket::open(node, Opening::Engine(binary), request, admitted)

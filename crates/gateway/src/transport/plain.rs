@@ -11,7 +11,7 @@ use tidegate_core::ErrorCode;
 use tidegate_protocol::plain::Format;
 
 use super::websocket::{self, Opening};
-use super::{admit_peer, is_upgrade, json};
+use super::{admit_peer, is_upgrade, json, unavailable};
 use crate::node::Inner;
 use crate::origin::Verdict;
 
@@ -66,7 +66,7 @@ pub(super) async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>
     };
     let admitted = match admit_peer(&node, &request) {
         Ok(admitted) => admitted,
-        Err(response) => return response,
+        Err(code) => return unavailable(code),
     };
     match websocket::open(&node, Opening::Plain(format), request, admitted) {
         Ok(mut response) => {
