@@ -94,7 +94,7 @@ start() {
     local port
     port=$(free_port)
     url=http://127.0.0.1:$port
-    if [ "$1" = tidegate ]; then
+    if [[ $1 == tidegate* ]]; then
         launch "$port" "${server_pin[@]}" "$gateway" serve --dev \
             --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$(free_port)"
     else
@@ -112,12 +112,14 @@ load() {
     fi
 }
 
-# measure LABEL SCENARIO ARGUMENT...: a fresh server, one run, its end.
+# measure LABEL SCENARIO ARGUMENT...: a fresh server, one run, its end. Tidegate's plain protocol is spoken for the labels
+# that say so, Socket.IO for the others.
 measure() {
-    local label=$1
+    local label=$1 protocol=socketio
     shift
+    if [[ $label == tidegate-* ]]; then protocol=${label#tidegate-}; fi
     start "$label"
-    load "$label" "$@" --url "$url" --pid "${pids[0]}"
+    load "$label" "$@" --protocol "$protocol" --url "$url" --pid "${pids[0]}"
     stop_servers
 }
 
@@ -181,7 +183,8 @@ END
 
 for round in $(seq "$rounds"); do
     # Whoever goes first meets a colder or a hotter machine, so the order changes.
-    if [ $((round % 2)) = 1 ]; then labels="tidegate stock"; else labels="stock tidegate"; fi
+    labels="tidegate tidegate-json tidegate-msgpack stock"
+    if [ $((round % 2)) = 0 ]; then labels="stock tidegate-msgpack tidegate-json tidegate"; fi
     if runs fanout; then
         for setting in "1000 1 600" "1000 8 2000" "5000 1 150" "5000 8 400"; do
             read -r subscribers in_flight count <<<"$setting"

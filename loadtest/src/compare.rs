@@ -30,7 +30,7 @@ pub(crate) fn table(lines: &str, base: &str) -> anyhow::Result<String> {
         for (label, figures) in labels {
             for (name, values) in figures {
                 let middle = median(values);
-                write!(out, "  {label:<12} {name:<40} {middle:>14.3}  of {} runs", values.len())?;
+                write!(out, "  {label:<17} {name:<40} {middle:>14.3}  of {} runs", values.len())?;
                 let base_values = labels.get(base).filter(|_| label != base).and_then(|base| base.get(name));
                 match base_values.map(|values| median(values)) {
                     Some(base_middle) if base_middle != 0.0 => {

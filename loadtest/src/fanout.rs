@@ -12,7 +12,6 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tidegate_client::raw::{Connection, Message, Server};
 use tidegate_client::{Options as ClientOptions, Reason, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -20,16 +19,14 @@ use tokio::time::timeout;
 
 use crate::Target;
 use crate::fleet::{auth, capped, lost, open};
+use crate::line::{Heard, Line, Protocol, Server};
 use crate::process::Cpu;
 use crate::record::{Fanout, Latency};
 use crate::seen::{Seen, Verdict, WINDOW};
-use crate::stamp::{bytes_range, data, stamp};
+use crate::stamp::{bytes_range, data};
 
 /// With no delivery for this long what is under way counts as missing and the run ends.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
-/// A message arrives with its event's name first, so this is how its packet begins; a number follows.
-const PREFIX: &str = r##"2["bench","#"##;
-const EVENT: &str = "bench";
 const ROOM: &str = "bench";
 /// Subscribers share this many tallies, so that the threads of the tool seldom meet at one.
 const TALLIES: u32 = 16;
@@ -52,6 +49,9 @@ pub(crate) struct Options {
     /// How many messages are under way at a time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=WINDOW))]
     in_flight: u64,
+    /// What publisher and subscribers speak.
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     /// Gives every connection a user of its own in the CONNECT payload.
     #[arg(long)]
     users: bool,
@@ -85,7 +85,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fa
     let subscribers = capped(options.subscribers, 1)?;
     let mut client = ClientOptions::new(target.url.clone());
     client.path.clone_from(&target.path);
-    let server = Server::new(&client)?;
+    let server = Server::new(options.protocol, &client)?;
     let course = Arc::new(Course::new(options)?);
 
     let cpu_before = cpu(target)?;
@@ -95,26 +95,19 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Fa
         async move { subscribe(&server, auth.as_ref()).await }
     };
     let next_tally = AtomicU32::new(0);
-    let listen = |connection| {
+    let listen = |line| {
         let tally = next_tally.fetch_add(1, Ordering::Relaxed) % TALLIES;
-        listen(connection, course.clone(), tally as usize)
+        listen(line, course.clone(), tally as usize)
     };
     let mut running = open(subscribers, target.opening, connect, listen).await?;
     let connect_seconds = started.elapsed().as_secs_f64();
     let connect_cpu = cpu(target)?.zip(cpu_before).map(|(now, before)| now.since(before));
 
     let publisher_auth = options.users.then(|| json!({ "user": "publisher" }).into());
-    let connection = timeout(STALL_LIMIT, Connection::connect(&server, "/", publisher_auth.as_ref()));
-    let connection = connection.await.context("the publisher took too long to connect")??;
-    let mut publisher = Publisher {
-        connection,
-        course: &course,
-        options,
-        subscribers,
-        running: &mut running,
-        next: 0,
-        oldest: 0,
-    };
+    let line = timeout(STALL_LIMIT, Line::connect(&server, publisher_auth.as_ref()));
+    let line = line.await.context("the publisher took too long to connect")??;
+    let mut publisher =
+        Publisher { line, course: &course, options, subscribers, running: &mut running, next: 0, oldest: 0 };
     let limit = Duration::from_secs(options.limit);
     timeout(limit, publisher.publish(options.warm_up)).await.context("the warm-up took too long")??;
     if publisher.oldest < options.warm_up {
@@ -166,40 +159,18 @@ fn cpu(target: &Target) -> anyhow::Result<Option<Cpu>> {
 }
 
 /// Connects and joins the room.
-async fn subscribe(server: &Server, auth: Option<&Value>) -> anyhow::Result<Connection> {
-    let mut connection = Connection::connect(server, "/", auth).await.context("failed to connect")?;
-    connection.emit("/", "join", &[ROOM.into()], Some(0));
-    let mut answer = None;
-    while answer.is_none() {
-        let read = connection.read(|message| {
-            if let Message::Text(packet) = message {
-                answer = answer.take().or_else(|| ack(packet));
-            }
-        });
-        read.await.map_err(|reason| anyhow!("disconnected while joining: {reason}"))?;
-    }
-    match answer {
-        Some(Ok(())) => Ok(connection),
-        Some(Err(refusal)) => bail!("join was refused: {refusal}"),
-        None => unreachable!("the loop ends with an answer"),
-    }
-}
-
-/// Whether an acknowledgement says yes; `None` for any other packet.
-fn ack(packet: &str) -> Option<Result<(), String>> {
-    let args = packet.strip_prefix('3')?.trim_start_matches(|digit: char| digit.is_ascii_digit());
-    let is_ok = serde_json::from_str::<serde_json::Value>(args).is_ok_and(|args| args[0]["ok"] == true);
-    Some(if is_ok { Ok(()) } else { Err(args.to_owned()) })
+async fn subscribe(server: &Server, auth: Option<&Value>) -> anyhow::Result<Line> {
+    let mut line = Line::connect(server, auth).await?;
+    line.join(ROOM).await?;
+    Ok(line)
 }
 
 /// A subscriber's life.
-async fn listen(mut connection: Connection, course: Arc<Course>, tally: usize) -> Reason {
+async fn listen(mut line: Line, course: Arc<Course>, tally: usize) -> Reason {
     let mut seen = Seen::default();
     loop {
-        let read = connection.read(|message| {
-            if let Message::Text(packet) = message
-                && let Some((number, moment_ns)) = packet.strip_prefix(PREFIX).and_then(stamp)
-            {
+        let read = line.read(|heard| {
+            if let Heard::Delivery(number, moment_ns) = heard {
                 course.deliver(&mut seen, tally, number, moment_ns);
             }
         });
@@ -267,7 +238,7 @@ impl Course {
 }
 
 struct Publisher<'a> {
-    connection: Connection,
+    line: Line,
     course: &'a Course,
     options: &'a Options,
     subscribers: u32,
@@ -286,16 +257,16 @@ impl Publisher<'_> {
             while self.next < end && self.next - self.oldest < self.options.in_flight {
                 self.emit();
             }
-            let sent = self.connection.flush().await;
+            let sent = self.line.flush().await;
             sent.map_err(|reason| anyhow!("the publisher was disconnected: {reason}"))?;
             let mut refusal = None;
             tokio::select! {
                 // A completion is what the loop is about; acknowledgements can wait for the next turn.
                 biased;
                 () = self.course.completed.notified() => {}
-                read = self.connection.read(|message| {
-                    if let Message::Text(packet) = message {
-                        refusal = refusal.take().or_else(|| ack(packet)?.err());
+                read = self.line.read(|heard| {
+                    if let Heard::Answer(outcome) = heard {
+                        refusal = refusal.take().or(outcome.err());
                     }
                 }) => read.map_err(|reason| anyhow!("the publisher was disconnected: {reason}"))?,
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
@@ -324,8 +295,7 @@ impl Publisher<'_> {
         self.next += 1;
         self.course.slot(number).store(self.subscribers, Ordering::Release);
         let data = data(number, self.course.now_ns(), self.options.bytes);
-        let publication = json!({ "room": ROOM, "event": EVENT, "data": data });
-        self.connection.emit("/", "publish", &[publication.into()], Some(number));
+        self.line.publish(ROOM, &data, number);
     }
 }
 
@@ -336,13 +306,16 @@ mod tests {
     use super::*;
 
     fn options(in_flight: u64) -> Options {
-        Options { subscribers: 2, messages: 10, warm_up: 1, bytes: 40, in_flight, users: false, limit: 1 }
-    }
-
-    #[test]
-    fn a_message_is_known_by_how_its_packet_begins() {
-        let packet = format!(r#"2["{EVENT}","{}",{{"id":"x"}}]"#, data(7, 9, 40));
-        assert_eq!(packet.strip_prefix(PREFIX).and_then(stamp), Some((7, 9)));
+        Options {
+            subscribers: 2,
+            messages: 10,
+            warm_up: 1,
+            bytes: 40,
+            in_flight,
+            protocol: Protocol::default(),
+            users: false,
+            limit: 1,
+        }
     }
 
     #[test]
@@ -360,14 +333,5 @@ mod tests {
         assert_eq!(course.delivered.load(Ordering::Relaxed), 3);
         assert_eq!(course.slot(1).load(Ordering::Relaxed), 0);
         assert_eq!(course.slot(3).load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn acknowledgements_say_yes_or_why_not() {
-        assert_eq!(ack(r#"30[{"ok":true,"id":"a"}]"#), Some(Ok(())));
-        let refusal = r#"[{"ok":false,"error":{"code":"forbidden"}}]"#;
-        assert_eq!(ack(&format!("317{refusal}")), Some(Err(refusal.to_owned())));
-        assert_eq!(ack(r#"2["bench"]"#), None);
-        assert!(matches!(ack("30"), Some(Err(_))));
     }
 }

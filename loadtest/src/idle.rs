@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
-use tidegate_client::raw::{Connection, Server};
 use tidegate_client::{Options as ClientOptions, Reason};
 use tokio::time::sleep;
 
 use crate::Target;
 use crate::fleet::{auth, capped, lost, open};
+use crate::line::{Line, Protocol, Server};
 use crate::process::{Cpu, settled_bytes};
 use crate::record::Idle;
 
@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// How long they are kept once they are open, before memory is read, in seconds.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600))]
     hold: u64,
+    /// What is spoken.
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     /// Gives every connection a user of its own in the CONNECT payload.
     #[arg(long)]
     users: bool,
@@ -39,10 +42,10 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Id
     let count = capped(options.connections, 0)?;
     let mut client = ClientOptions::new(target.url.clone());
     client.path.clone_from(&target.path);
-    let server = Server::new(&client)?;
+    let server = Server::new(options.protocol, &client)?;
     let connect = |index| {
         let (server, auth) = (server.clone(), auth(options.users, index));
-        async move { Connection::connect(&server, "/", auth.as_ref()).await.context("failed to connect") }
+        async move { Line::connect(&server, auth.as_ref()).await }
     };
 
     drop(open(WARM_UP.min(count), target.opening, connect, stay).await?);
@@ -71,9 +74,9 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Id
     })
 }
 
-async fn stay(mut connection: Connection) -> Reason {
+async fn stay(mut line: Line) -> Reason {
     loop {
-        if let Err(reason) = connection.read(|_| ()).await {
+        if let Err(reason) = line.read(|_| ()).await {
             return reason;
         }
     }

@@ -5,6 +5,7 @@ mod compare;
 mod fanout;
 mod fleet;
 mod idle;
+mod line;
 mod meter;
 mod offline;
 mod process;

@@ -21,18 +21,24 @@ pub enum Receipt<'a> {
 /// # Errors
 /// When `wire` is not one value in wire form.
 pub fn message(format: Format, wire: &[u8]) -> Result<Bytes, value::Error> {
-    let mut out = Vec::new();
     let opcode = match format {
-        Format::Json => {
-            wire_to_plain_json(wire, &mut out)?;
-            Opcode::Text
-        }
-        Format::MessagePack => {
-            wire_to_msgpack(wire, &mut out)?;
-            Opcode::Binary
-        }
+        Format::Json => Opcode::Text,
+        Format::MessagePack => Opcode::Binary,
     };
-    Ok(websocket::frame(opcode, &out))
+    Ok(websocket::frame(opcode, &payload(format, wire)?))
+}
+
+/// A message as what its frame holds: the UTF-8 of JSON, or MessagePack. `wire` is a map in wire form.
+///
+/// # Errors
+/// When `wire` is not one value in wire form.
+pub fn payload(format: Format, wire: &[u8]) -> Result<Vec<u8>, value::Error> {
+    let mut out = Vec::new();
+    match format {
+        Format::Json => wire_to_plain_json(wire, &mut out)?,
+        Format::MessagePack => wire_to_msgpack(wire, &mut out)?,
+    }
+    Ok(out)
 }
 
 /// `{ op: "event", event, args, meta?, message? }` as its whole frame. `data` is a wire array `[event, arguments...]`.
