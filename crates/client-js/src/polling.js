@@ -1,0 +1,197 @@
+// The same messages over HTTP long-polling: Engine.IO 4 and Socket.IO 5 on the network, the plain protocol towards us.
+
+import { Envelope } from './envelope.js';
+
+const SEPARATOR = '\x1e';
+
+/** For the farewell, in milliseconds; nobody waits for it. */
+const FAREWELL_WITHIN_MS = 1_000;
+
+/** What a server takes in one request if it does not say, in bytes. */
+const PAYLOAD_BYTES_MAX = 1_000_000;
+
+const encoder = new TextEncoder();
+
+function lost(reason, error) {
+  return { code: 1006, reason, error, local: true };
+}
+
+/** Behaves as `PlainTransport` does. Close codes are those that the plain protocol has for the same. */
+export class PollingTransport {
+  #url;
+  #fetch;
+  #events;
+  #envelope;
+  #abort = new AbortController();
+  #sid;
+  #payloadMax = PAYLOAD_BYTES_MAX;
+  #outgoing = [];
+  #outgoingBytes = 0;
+  #isPosting = false;
+  #serial = 0;
+
+  constructor({ url, fetch }, events) {
+    this.#url = url;
+    this.#fetch = fetch;
+    this.#events = events;
+    this.#envelope = new Envelope();
+    this.#open();
+  }
+
+  get buffered() {
+    return this.#outgoingBytes;
+  }
+
+  send(text) {
+    if (this.#events === null) return;
+    const { id, packets, refused } = this.#envelope.seal(text);
+    if (packets === null) return refused && this.#refuse(id, refused);
+    const payload = packets.join(SEPARATOR);
+    const bytes = encoder.encode(payload).length;
+    if (bytes > this.#payloadMax) {
+      // The server would end the session, and again at every repetition.
+      this.#envelope.forget(id);
+      this.#refuse(id, { code: 'too_large', message: `more than ${this.#payloadMax} bytes` });
+      return;
+    }
+    this.#push(payload, bytes);
+  }
+
+  /** The server pings by itself, but it does not answer pings: a heartbeat it does answer. */
+  ping() {
+    if (this.#events !== null) this.#push(this.#envelope.ping());
+  }
+
+  forget(id) {
+    this.#envelope.forget(id);
+  }
+
+  close({ polite = false } = {}) {
+    this.#events = null;
+    this.#outgoing = [];
+    this.#outgoingBytes = 0;
+    if (polite && this.#sid !== undefined) this.#leave();
+    this.#abort.abort();
+  }
+
+  #refuse(id, error) {
+    queueMicrotask(() => this.#events?.message({ op: 'reply', id, ok: false, error }));
+  }
+
+  #address() {
+    const url = new URL(this.#url);
+    url.searchParams.set('EIO', '4');
+    url.searchParams.set('transport', 'polling');
+    // Some caches take no notice of no-store.
+    url.searchParams.set('t', `${Date.now().toString(36)}.${(this.#serial += 1).toString(36)}`);
+    if (this.#sid !== undefined) url.searchParams.set('sid', this.#sid);
+    return url.href;
+  }
+
+  /** The body of the answer. Throws what ends the connection. */
+  async #request(options) {
+    let response;
+    let body;
+    try {
+      response = await this.#fetch(this.#address(), { cache: 'no-store', signal: this.#abort.signal, ...options });
+      body = await response.text();
+    } catch (error) {
+      throw lost('the network failed', error);
+    }
+    if (response.status !== 200) throw lost(`answered ${response.status}`, new Error(`HTTP ${response.status}: ${body.slice(0, 200)}`));
+    return body;
+  }
+
+  async #open() {
+    try {
+      // Nothing may happen while the constructor runs.
+      await null;
+      if (this.#events === null) return;
+      const body = await this.#request();
+      this.#shake(body.split(SEPARATOR)[0]);
+      this.#events?.open();
+      while (this.#events !== null) this.#receive(await this.#request());
+    } catch (end) {
+      this.#end(end);
+    }
+  }
+
+  #shake(packet) {
+    try {
+      const { sid, maxPayload, pingInterval } = JSON.parse(packet.replace(/^0/, ''));
+      if (packet[0] !== '0' || typeof sid !== 'string') throw new SyntaxError('not an Engine.IO handshake');
+      this.#sid = sid;
+      if (Number.isInteger(maxPayload) && maxPayload > 0) this.#payloadMax = maxPayload;
+      this.#envelope.heartbeatMs = pingInterval;
+    } catch (error) {
+      throw { code: 1002, reason: 'not a message of the protocol', error, local: true };
+    }
+  }
+
+  #receive(body) {
+    if (this.#events === null) return;
+    this.#events.heard();
+    for (const packet of body.split(SEPARATOR)) {
+      if (this.#events === null) return;
+      if (packet === '2') this.#push('3');
+      else if (packet === '1') throw lost('the server closed the connection');
+      else if (packet !== '6') this.#take(packet);
+    }
+  }
+
+  #take(packet) {
+    let opened;
+    try {
+      opened = this.#envelope.open(packet);
+    } catch (error) {
+      throw { code: 1002, reason: 'not a message of the protocol', error, local: true };
+    }
+    if (opened?.closed !== undefined) throw opened.closed;
+    if (opened?.message !== undefined) this.#events?.message(opened.message);
+  }
+
+  #push(payload, bytes = payload.length) {
+    this.#outgoing.push({ payload, bytes });
+    this.#outgoingBytes += bytes;
+    if (!this.#isPosting) this.#post();
+  }
+
+  /** One request at a time, each with as much as it may hold. */
+  async #post() {
+    this.#isPosting = true;
+    try {
+      // What is said in one go travels in one request.
+      await null;
+      while (this.#outgoing.length > 0) {
+        let count = 0;
+        let bytes = 0;
+        while (count < this.#outgoing.length && (count === 0 || bytes + this.#outgoing[count].bytes < this.#payloadMax)) {
+          bytes += this.#outgoing[count].bytes + 1;
+          count += 1;
+        }
+        const batch = this.#outgoing.splice(0, count);
+        await this.#request({ method: 'POST', body: batch.map(({ payload }) => payload).join(SEPARATOR) });
+        for (const each of batch) this.#outgoingBytes -= each.bytes;
+      }
+      this.#isPosting = false;
+    } catch (end) {
+      this.#end(end);
+    }
+  }
+
+  #leave() {
+    try {
+      const signal = AbortSignal.timeout?.(FAREWELL_WITHIN_MS);
+      const body = this.#envelope.farewell().join(SEPARATOR);
+      this.#fetch(this.#address(), { method: 'POST', body, keepalive: true, signal }).then((response) => response.text()).catch(() => {});
+    } catch {
+      // The server finds out by itself.
+    }
+  }
+
+  #end(end) {
+    const events = this.#events;
+    this.close();
+    events?.closed(end);
+  }
+}
