@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{join_all, select_all};
+use tidegate_console::NodePorts;
 use tidegate_core::NodeId;
 use tidegate_core::broker::PulseError;
 use tidegate_core::memory::Exchange;
@@ -160,8 +162,9 @@ impl App {
     /// Joins every node to its broker and opens its client port.
     async fn start(&mut self, config: &Config) -> Result<(), Error> {
         let exchange = Exchange::new();
+        let page = config.dev.then(|| self.console());
         for seat in &mut self.seats {
-            let node = build::join(config, &seat.id, &exchange).await?;
+            let node = build::join(config, &seat.id, &exchange, page.clone()).await?;
             let listener = seat.port.take().map(Port::listen).transpose();
             // The seat is filled once, here, and also when its port is lost: the node has to be drained.
             let _ = seat.node.node.set(node.clone());
@@ -171,6 +174,17 @@ impl App {
             tracing::info!(node = %seat.id, listen = %seat.listen, admin = %seat.admin, "ready");
         }
         Ok(())
+    }
+
+    /// The page on which all nodes of the process are seen.
+    fn console(&self) -> Bytes {
+        let ports = |seat: &Seat| NodePorts {
+            name: seat.id.to_string(),
+            client: seat.listen.port(),
+            admin: seat.admin.port(),
+        };
+        let nodes: Vec<_> = self.seats.iter().map(ports).collect();
+        tidegate_console::page(&nodes).into()
     }
 
     fn is_running(&self) -> bool {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tidegate_core::memory::Exchange;
 use tidegate_core::{Broker, Incarnation, NodeId, OfflineStore, SessionRegistry, Subscriber};
 use tidegate_gateway::glob::Glob;
@@ -25,12 +26,17 @@ const MEMORY_START_MAX: Duration = Duration::from_secs(10);
 /// What publications may wait for Redis in total, in bytes: two seconds at 4 MB/s, more than a node fans out.
 const PUBLISH_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Starts one node, on Redis when there is a URL, else on the exchange.
-pub(super) async fn join(config: &Config, id: &NodeId, exchange: &Exchange) -> Result<Node, Error> {
+/// Starts one node, on Redis when there is a URL, else on the exchange. `page` is what its `/` shows.
+pub(super) async fn join(
+    config: &Config,
+    id: &NodeId,
+    exchange: &Exchange,
+    page: Option<Bytes>,
+) -> Result<Node, Error> {
     let incarnation = Incarnation::random();
     let failed = |fault| Error::Start { node: id.clone(), fault };
-    let joining =
-        Joining::new(node_options(config, id.clone(), incarnation.clone()), shards()).map_err(failed)?;
+    let joining = Joining::new(node_options(config, id.clone(), incarnation.clone(), page), shards())
+        .map_err(failed)?;
     let Ports { broker, registry, offline, limit } =
         ports(config, id, incarnation, exchange, joining.subscriber()).await?;
     joining.start(broker, registry, offline, limit).await.map_err(failed)
@@ -79,7 +85,7 @@ async fn ports(
     })
 }
 
-fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Options {
+fn node_options(config: &Config, node: NodeId, incarnation: Incarnation, page: Option<Bytes>) -> Options {
     let (engine, server, limits) = (&config.engine, &config.server, &config.limits);
     Options {
         node,
@@ -102,7 +108,7 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation) -> Opti
                 .map(|network| network.parse().expect("the configuration checks networks"))
                 .collect(),
             connections_max: server.connections_max,
-            page: None,
+            page,
         },
         limits: Limits {
             outbox_bytes_max: limits.outbox_bytes_max,

@@ -1,0 +1,38 @@
+// The page: a card for each node, and as many clients as one likes.
+
+import { Card } from './card.js';
+import { Panel } from './panel.js';
+
+const { hostname, protocol } = window.location;
+const at = (port) => `${protocol}//${hostname}:${port}`;
+const nodes = JSON.parse(document.getElementById('nodes').textContent).map(({ name, client, admin }) => ({ name, client: at(client), admin: at(admin) }));
+
+const panels = document.getElementById('panels');
+const gone = ({ root }) => root.remove();
+
+function add({ user, device, node }) {
+  const panel = new Panel({ nodes, user, device, node, again, gone });
+  panels.append(panel.root);
+  return panel;
+}
+
+function again(who) {
+  const panel = add(who);
+  panel.open();
+  panel.root.scrollIntoView({ block: 'nearest' });
+}
+
+const theme = document.getElementById('theme');
+theme.addEventListener('click', () => {
+  const { documentElement: root } = document;
+  const isDark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  root.dataset.theme = isDark ? 'light' : 'dark';
+});
+
+document.getElementById('add').addEventListener('click', () => {
+  add({ user: 'eve', device: 'phone', node: 0 }).root.querySelector('input').focus();
+});
+
+document.getElementById('cards').append(...nodes.map((node) => new Card(node).root));
+add({ user: 'ann', device: 'laptop', node: 0 });
+add({ user: 'bob', device: 'phone', node: nodes.length - 1 });
