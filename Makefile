@@ -21,10 +21,11 @@ run: ## One node for development on 127.0.0.1:8080: no auth, no Redis.
 	cargo run --locked --release -p tidegate -- serve --dev $(ARGS)
 
 .PHONY: test
-test: ## Every test, with a real redis-server and the official JavaScript clients.
-	@crates/test/tools.sh build redis node netns
+test: ## Every test, with a real redis-server, the official JavaScript clients and Chromium.
+	@crates/test/tools.sh build redis node netns chromium
 	cargo build --locked -p tidegate
 	cargo test --locked --workspace
+	cd crates/client-js && npm ci --no-audit --no-fund && npm test
 	cd crates/test/interop && npm ci --no-audit --no-fund
 	mkdir -p $(dir $(INTEROP_LOG))
 	cd crates/test/interop && npm test | tee $(INTEROP_LOG)

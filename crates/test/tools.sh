@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that the named tools are here: build, redis, node, netns. Installs what Debian and Ubuntu have, and says plainly
+# Makes sure that the named tools are here: build, redis, node, netns, chromium. Installs what Debian and Ubuntu have, and says plainly
 # what is missing elsewhere.
 set -euo pipefail
 
@@ -47,6 +47,10 @@ for tool in "$@"; do
     netns)
         command -v ip >/dev/null && command -v nsenter >/dev/null || install iproute2 util-linux
         [ "$(id -u)" = 0 ] || echo "tools: not root: tests that cut a node off from Redis will be skipped" >&2
+        ;;
+    chromium)
+        # Ubuntu's package of that name is a snap; there any Chromium or Chrome will do, named in CHROMIUM.
+        [ -n "${CHROMIUM:-}" ] || command -v chromium >/dev/null || install chromium
         ;;
     *) fail "no such tool: $tool" ;;
     esac

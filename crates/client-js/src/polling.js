@@ -4,6 +4,9 @@ import { Envelope } from './envelope.js';
 
 const SEPARATOR = '\x1e';
 
+/** The packet that ends an Engine.IO connection. */
+const CLOSE = '1';
+
 /** For the farewell, in milliseconds; nobody waits for it. */
 const FAREWELL_WITHIN_MS = 1_000;
 
@@ -70,7 +73,7 @@ export class PollingTransport {
     this.#events = null;
     this.#outgoing = [];
     this.#outgoingBytes = 0;
-    if (polite && this.#sid !== undefined) this.#leave();
+    if (polite && this.#sid !== undefined) this.#leave(this.#envelope.farewell());
     this.#abort.abort();
   }
 
@@ -134,7 +137,7 @@ export class PollingTransport {
     for (const packet of body.split(SEPARATOR)) {
       if (this.#events === null) return;
       if (packet === '2') this.#push('3');
-      else if (packet === '1') throw lost('the server closed the connection');
+      else if (packet === CLOSE) throw lost('the server closed the connection');
       else if (packet !== '6') this.#take(packet);
     }
   }
@@ -179,10 +182,10 @@ export class PollingTransport {
     }
   }
 
-  #leave() {
+  #leave(packets) {
     try {
       const signal = AbortSignal.timeout?.(FAREWELL_WITHIN_MS);
-      const body = this.#envelope.farewell().join(SEPARATOR);
+      const body = packets.join(SEPARATOR);
       this.#fetch(this.#address(), { method: 'POST', body, keepalive: true, signal }).then((response) => response.text()).catch(() => {});
     } catch {
       // The server finds out by itself.
@@ -191,6 +194,8 @@ export class PollingTransport {
 
   #end(end) {
     const events = this.#events;
+    // Whoever was sent away from the namespace is still connected, and would be waited for.
+    if (end.code !== 1006 && this.#sid !== undefined && events !== null) this.#leave([CLOSE]);
     this.close();
     events?.closed(end);
   }
