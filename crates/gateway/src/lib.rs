@@ -5,7 +5,7 @@
 //! handles signals: whoever owns the process does. Two nodes fit in one process.
 //!
 //! Layout, from the socket inwards: `accept` and `transport` (HTTP, polling, WebSocket), `connection` (one client's
-//! life), `operation` and `auth` (what it may ask for), `enrolment` and `takeover` (what a CONNECT waits for), `node` with
+//! life) and `dialect` (what it speaks), `operation` and `auth` (what it may ask for), `enrolment` and `takeover` (what a CONNECT waits for), `node` with
 //! `seating`, `rooms` and `offline` (the verbs), `inbox` (a session's durable messages), `hub` (sessions and rooms, and the fan-out), `outbox` (the way back out). Beside them
 //! `interest`, `pulse`, `audit`, `registrar`, `peers` and `timer`, which each are one task.
 //!

@@ -7,7 +7,7 @@ use tidegate_protocol::engineio::payload;
 use tidegate_protocol::socketio::{Encoded, Head};
 use tidegate_protocol::websocket::{self, Opcode};
 
-/// Cheap to clone; the bytes exist once per node and (parser, transport), and only once somebody needs them.
+/// Cheap to clone; the bytes exist once per node and (dialect, transport), and only once somebody needs them.
 #[derive(Clone, Debug)]
 pub(crate) struct Message(Arc<Forms>);
 

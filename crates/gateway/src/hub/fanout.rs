@@ -249,3 +249,43 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::{Flags, Namespace, Rooms};
+    use tidegate_protocol::plain::Format;
+    use tidegate_protocol::socketio::Parser;
+
+    use super::*;
+
+    #[test]
+    fn a_publication_is_encoded_once_for_each_dialect() {
+        let metrics = Metrics::new("v", "r").unwrap();
+        let publication = Publication {
+            namespace: Namespace::root(),
+            rooms: Rooms::new(),
+            except: Rooms::new(),
+            flags: Flags { volatile: true, presence: false },
+            data: b"\x92\xa1e\x01".to_vec().into(),
+        };
+        let job = Job::new(publication, 1);
+        let dialects = [
+            Dialect::SocketIo(Parser::Text),
+            Dialect::SocketIo(Parser::MessagePack),
+            Dialect::Plain(Format::Json),
+            Dialect::Plain(Format::MessagePack),
+        ];
+        let mut frames = Vec::new();
+        for dialect in dialects {
+            let (one, other) =
+                (job.message(dialect, &metrics).unwrap(), job.message(dialect, &metrics).unwrap());
+            assert_eq!(one.websocket().as_ptr(), other.websocket().as_ptr(), "{dialect:?}");
+            assert!(one.is_volatile(), "{dialect:?}");
+            frames.push(one.websocket().clone());
+        }
+        assert_eq!(frames[0][2..], *b"42[\"e\",1]");
+        assert_eq!(frames[2][2..], *b"{\"op\":\"event\",\"event\":\"e\",\"args\":[1]}");
+        frames.dedup();
+        assert_eq!(frames.len(), Dialect::COUNT);
+    }
+}
