@@ -82,6 +82,11 @@ export class Visitor extends EventEmitter {
     if (this.isOpen) this.#socket.send(frame);
   }
 
+  /** Joins another namespace, which keeps the transport open when this one ends. */
+  linger() {
+    this.send('40/other,{}');
+  }
+
   /** Emits without asking for an acknowledgement. */
   tell(event, argument) {
     this.send(`42${this.#front}${JSON.stringify([event, argument])}`);

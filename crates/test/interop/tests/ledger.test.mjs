@@ -10,6 +10,7 @@ import { stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';
 import { startRedis } from '../lib/redis.mjs';
+import { Guest } from '../lib/guest.mjs';
 import { Ledger } from '../lib/ledger.mjs';
 import { Visitor } from '../lib/visitor.mjs';
 import { pause, until } from '../lib/wait.mjs';
@@ -63,7 +64,9 @@ class Crowd {
   login(number) {
     const user = this.#users[Math.floor(Math.random() * USERS)];
     const url = this.urls[Math.floor(Math.random() * this.urls.length)];
-    const visitor = new Visitor(this.stage, url, { user: user.name, device: `${number}` });
+    // A third speaks the plain protocol, in turn in either format.
+    const Kind = number % 3 === 0 ? Guest : Visitor;
+    const visitor = new Kind(this.stage, url, { user: user.name, device: `${number}` }, { isPacked: number % 2 === 0 });
     this.#devices.set(visitor.auth.device, visitor);
     this.ledger.follow(visitor, user.name);
     this.#underWay += 1;
@@ -81,7 +84,7 @@ class Crowd {
 
   #answered(user, visitor, number) {
     // At this moment everybody else of the user is silent: all try to speak, and to be spoken to.
-    if (number % 2 === 0) visitor.send('40/other,{}');
+    if (number % 2 === 0) visitor.linger();
     visitor.request('join', user.room, () => this.ledger.publish(visitor, user.room));
     this.ledger.publish(visitor, user.room);
     for (const other of user.visitors) this.#speak(user, other);

@@ -11,6 +11,7 @@ import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';
 import { startRedis } from '../lib/redis.mjs';
 import { Chance, SEED } from '../lib/chance.mjs';
+import { Guest } from '../lib/guest.mjs';
 import { Mail } from '../lib/mail.mjs';
 import { Visitor } from '../lib/visitor.mjs';
 import { limited, pause, until } from '../lib/wait.mjs';
@@ -60,7 +61,8 @@ class Town {
 
   /** A client of `user` that is connected, or null. `meanwhile` is done when its login is on its way. */
   async #connected(user, chance, meanwhile = () => {}) {
-    const visitor = new Visitor(this.stage, chance.one(this.posts).url, { user, device: 'phone' });
+    const Kind = chance.is(0.4) ? Guest : Visitor;
+    const visitor = new Kind(this.stage, chance.one(this.posts).url, { user, device: 'phone' }, { isPacked: chance.is(0.5) });
     visitor.on('connecting', meanwhile);
     try {
       await limited('CONNECT is answered', visitor.connected, ANSWER_WITHIN_MS);
