@@ -3,6 +3,7 @@
 import notepack from 'notepack.io';
 import WebSocket from 'ws';
 import { Inbox, limited, WITHIN_MS } from './wait.mjs';
+import { handshake } from './wire.mjs';
 
 export const JSON_FORMAT = 'tidegate.v1.json';
 export const MSGPACK_FORMAT = 'tidegate.v1.msgpack';
@@ -85,16 +86,7 @@ export function open(stage, url, { formats = [JSON_FORMAT], headers = {}, autoPo
   const socket = new WebSocket(`${url.replace('http', 'ws')}/ws`, formats, { headers, autoPong, perMessageDeflate: false });
   stage.defer(() => socket.terminate());
   const plain = new Plain(socket, formats[0] === MSGPACK_FORMAT);
-  const settled = new Promise((resolve, reject) => {
-    socket.once('open', () => resolve(plain));
-    socket.once('error', reject);
-    socket.once('unexpected-response', (_, response) => {
-      let body = '';
-      response.on('data', (chunk) => (body += chunk));
-      response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, body }));
-    });
-  });
-  return limited('the WebSocket handshake ends', settled);
+  return handshake(socket, plain);
 }
 
 /** A client that is connected as `auth` says; what it was told is in `connected`. */

@@ -5,7 +5,8 @@
 
 import net from 'node:net';
 
-const FIRST = 10_000;
+/** Above 10,080, the last port that browsers refuse to speak to. */
+const FIRST = 10_100;
 const LAST = 32_000;
 
 /** A prime, so that neighbouring process ids start far apart. */

@@ -115,8 +115,13 @@ export function upgrade(stage, base, parameters = {}, { headers = {}, path } = {
   const socket = new WebSocket(url, { headers, perMessageDeflate: false });
   stage.defer(() => socket.terminate());
   const frames = new Frames(socket);
+  return handshake(socket, { frames });
+}
+
+/** `opened` once the WebSocket is, or the refusal: `{ status, headers, body }`. */
+export function handshake(socket, opened) {
   const settled = new Promise((resolve, reject) => {
-    socket.once('open', () => resolve({ frames }));
+    socket.once('open', () => resolve(opened));
     socket.once('error', reject);
     socket.once('unexpected-response', (_, response) => {
       let body = '';
