@@ -31,6 +31,9 @@ export class PollingTransport {
   #outgoing = [];
   #outgoingBytes = 0;
   #isPosting = false;
+  #isLeaving = false;
+  /** Resolves when no request that brings something is under way. */
+  #posted = Promise.resolve();
   #serial = 0;
 
   constructor({ url, fetch }, events) {
@@ -70,11 +73,16 @@ export class PollingTransport {
   }
 
   close({ polite = false } = {}) {
+    this.#fallSilent();
+    if (this.#isLeaving) return;
+    if (polite && this.#sid !== undefined) this.#leave(this.#envelope.farewell());
+    else this.#abort.abort();
+  }
+
+  #fallSilent() {
     this.#events = null;
     this.#outgoing = [];
     this.#outgoingBytes = 0;
-    if (polite && this.#sid !== undefined) this.#leave(this.#envelope.farewell());
-    this.#abort.abort();
   }
 
   #refuse(id, error) {
@@ -156,7 +164,7 @@ export class PollingTransport {
   #push(payload, bytes = payload.length) {
     this.#outgoing.push({ payload, bytes });
     this.#outgoingBytes += bytes;
-    if (!this.#isPosting) this.#post();
+    if (!this.#isPosting) this.#posted = this.#post();
   }
 
   /** One request at a time, each with as much as it may hold. */
@@ -182,21 +190,32 @@ export class PollingTransport {
     }
   }
 
-  #leave(packets) {
+  /**
+   * Says goodbye behind the request that is under way, and lets go of the rest after it: a server that is hung up on while
+   * it holds a poll takes the client for lost, and has never heard of it when the goodbye arrives.
+   */
+  async #leave(packets) {
+    this.#isLeaving = true;
+    const abort = () => this.#abort.abort();
     try {
-      const signal = AbortSignal.timeout?.(FAREWELL_WITHIN_MS);
-      const body = packets.join(SEPARATOR);
-      this.#fetch(this.#address(), { method: 'POST', body, keepalive: true, signal }).then((response) => response.text()).catch(() => {});
+      const limit = AbortSignal.timeout(FAREWELL_WITHIN_MS);
+      limit.addEventListener('abort', abort);
+      await this.#posted;
+      const { signal } = this.#abort;
+      const response = await this.#fetch(this.#address(), { method: 'POST', body: packets.join(SEPARATOR), keepalive: true, signal });
+      await response.text();
     } catch {
       // The server finds out by itself.
     }
+    abort();
   }
 
   #end(end) {
     const events = this.#events;
+    this.#fallSilent();
     // Whoever was sent away from the namespace is still connected, and would be waited for.
     if (end.code !== 1006 && this.#sid !== undefined && events !== null) this.#leave([CLOSE]);
-    this.close();
+    else if (events !== null) this.#abort.abort();
     events?.closed(end);
   }
 }
