@@ -253,3 +253,22 @@ test('close takes leave, and a server that is gone does not matter', async (t) =
   assert.equal(other.failures.waiting, 0);
   poller.http.listen();
 });
+
+test('the goodbye comes behind what is on its way and before the poll is hung up on', async (t) => {
+  const { socket, visit, poller } = await connected(t);
+  await until('a poll is held', () => visit.isHeld);
+  socket.publish('r', 1);
+  await visit.packets.next('the publication');
+  socket.close();
+  await limited('the goodbye comes', visit.ended);
+  assert.equal(visit.wasPolled, true);
+  assert.equal(poller.mostPosting, 1);
+  assert.equal(await visit.packets.next('the namespace is left'), '41');
+});
+
+test('who was sent away from the namespace ends the connection, too', async (t) => {
+  const { visit, failures } = await connected(t);
+  visit.send('42["evicted",{"reason":"kicked"}]', '41');
+  assert.equal((await failures.next()).code, Fail.CLOSED);
+  await limited('the connection ends', visit.ended);
+});

@@ -17,6 +17,11 @@ export class Polled {
     this.ended = new Promise((resolve) => (this.end = resolve));
   }
 
+  /** Whether a poll waits for something to come. */
+  get isHeld() {
+    return this.#response !== null;
+  }
+
   send(...packets) {
     this.#outgoing.push(...packets);
     this.#flush();
@@ -32,8 +37,10 @@ export class Polled {
 
   receive(body) {
     for (const packet of body.split(SEPARATOR)) {
-      if (packet === '1') this.poller.forget(this);
-      else if (packet.startsWith('40')) this.poller.connect(this, packet);
+      if (packet === '1') {
+        this.wasPolled = this.#response !== null;
+        this.poller.forget(this);
+      } else if (packet.startsWith('40')) this.poller.connect(this, packet);
       else if (/^42\d*\["heartbeat",null\]$/.test(packet) && this.poller.answersPings) this.send(`43${packet.slice(2).split('[')[0]}[{"ok":true,"ts":1}]`);
       else this.packets.push(packet);
     }
