@@ -51,6 +51,9 @@ pub struct Flags {
     pub volatile: bool,
     /// It is one of the gateway's own presence events, [`PRESENCE_EVENTS`], which nobody else may send.
     pub presence: bool,
+    /// The last of its two arguments is the gateway's word on who published it, and when. Only the gateway says so: what
+    /// looks like it is an argument like any other.
+    pub meta: bool,
 }
 
 /// What a node subscribes to: exactly what it has a use for.

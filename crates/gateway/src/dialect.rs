@@ -1,5 +1,6 @@
 //! What a session's client speaks, and the forms in which things leave for it.
 
+use tidegate_core::Flags;
 use tidegate_core::registry::Evicted;
 use tidegate_msgpack::write;
 use tidegate_protocol::plain::encode::Receipt;
@@ -30,8 +31,8 @@ impl Dialect {
         }
     }
 
-    /// An event. `data` is a wire array `[event, arguments...]`; `receipt` is the number that an acknowledgement is asked
-    /// for by.
+    /// An event. `data` is a wire array `[event, arguments...]`, treated as `flags` say; `receipt` is the number that an
+    /// acknowledgement is asked for by.
     ///
     /// # Errors
     /// When `data` is no such array, or holds more binary values than the client's parser takes.
@@ -39,16 +40,16 @@ impl Dialect {
         self,
         namespace: &str,
         data: &[u8],
+        flags: Flags,
         receipt: Option<u64>,
-        is_volatile: bool,
     ) -> Result<Message, value::Error> {
         Ok(match self {
             Self::SocketIo(parser) => {
-                Message::packet(socketio::encode::event(parser, namespace, receipt, data)?, is_volatile)
+                Message::packet(socketio::encode::event(parser, namespace, receipt, data)?, flags.volatile)
             }
             Self::Plain(format) => {
-                let frame = plain::encode::event(format, data, receipt.map(Receipt::Broadcast))?;
-                Message::frame(frame, is_volatile)
+                let frame = plain::encode::event(format, data, flags.meta, receipt.map(Receipt::Broadcast))?;
+                Message::frame(frame, flags.volatile)
             }
         })
     }
@@ -65,7 +66,7 @@ impl Dialect {
                 write::str(&mut data, "evicted");
                 write::map(&mut data, 1 + u32::from(evicted.by.is_some()));
                 write_eviction(&mut data, evicted);
-                self.event(namespace, &data, None, false)
+                self.event(namespace, &data, Flags::default(), None)
             }
             Self::Plain(format) => {
                 write::map(&mut data, 2 + u32::from(evicted.by.is_some()));

@@ -92,10 +92,12 @@ struct Outstanding {
 /// What a client names by its acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receipt {
-    /// The id of the packet that asked for it.
+    /// The id of the packet that asked for it, in Socket.IO.
     Packet(u64),
-    /// The message itself.
+    /// The message itself, in the plain protocol.
     Message(Serial),
+    /// Of the plain protocol likewise: the number of a broadcast, and none of the inbox's messages.
+    Broadcast(u64),
 }
 
 /// What is to be read next, for one round.
@@ -340,6 +342,7 @@ fn take(outstanding: &mut VecDeque<Outstanding>, receipt: Receipt) -> Option<Out
         Receipt::Message(serial) => {
             outstanding.iter().position(|outstanding| outstanding.serial == serial)?
         }
+        Receipt::Broadcast(_) => return None,
     };
     outstanding.remove(at)
 }

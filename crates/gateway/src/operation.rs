@@ -404,7 +404,7 @@ fn outgoing(
         namespace: session.namespace.clone(),
         rooms: room.map(Room::from).into_iter().collect(),
         except,
-        flags: Flags { volatile: asked.volatile, presence: false },
+        flags: Flags { volatile: asked.volatile, meta: true, ..Flags::default() },
         data: out.into(),
     };
     Ok((publication, id))

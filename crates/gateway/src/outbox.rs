@@ -490,6 +490,28 @@ impl Outbox {
         self.state.lock().dirty = true;
     }
 
+    /// One more message of a connection that is ending, taken even though the outbox is closed.
+    pub(crate) fn push_parting(&self, message: &Message) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let weight = match &mut state.transport {
+            Transport::WebSocket { binary, queue, .. } => {
+                let item = Item::whole(binary.form(message).clone(), false);
+                let weight = item.weight();
+                queue.push_back(item);
+                weight
+            }
+            Transport::Polling { queue, .. } => {
+                queue.push_back(message.clone());
+                message.polling().len() + MESSAGE_WEIGHT
+            }
+            Transport::Gone => return,
+        };
+        state.bytes += weight;
+        self.metrics.outbox_grew(weight);
+        self.flush_state(state);
+    }
+
     /// The last message of a connection, taken even though the outbox is closed. Returns whether everything has
     /// left; if not, the connection's task goes on flushing for a while.
     pub(crate) fn push_last(&self, websocket: Bytes, polling: &Message, polling_idle: &Message) -> bool {

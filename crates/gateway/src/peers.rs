@@ -3,6 +3,7 @@
 //! Requests are carried out one after the other, in the order they came, so that whoever asks for a join and then who
 //! is in the room finds the join done. An answer never holds more than who a session is and where.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,8 +157,9 @@ fn disconnect(node: &Arc<Inner>, sessions: &[Arc<Session>], close: bool) {
         node.end(session, kicked(), None);
     }
     if close {
+        let outboxes: HashSet<_> = sessions.iter().map(|session| Arc::as_ptr(&session.outbox)).collect();
         for other in node.hub.sessions() {
-            if sessions.iter().any(|session| Arc::ptr_eq(&session.outbox, &other.outbox)) {
+            if outboxes.contains(&Arc::as_ptr(&other.outbox)) {
                 node.end(&other, kicked(), None);
             }
         }
@@ -173,7 +175,7 @@ fn broadcast(node: &Inner, asker: &Asker, publication: &Publication, within: Dur
     }
     let receivers = sessions.iter().map(|session| session.id).collect();
     let id = node.acknowledgements.expect(asker.clone(), receivers, within);
-    let encode = |dialect: Dialect| match dialect.event(namespace.as_str(), data, Some(id), flags.volatile) {
+    let encode = |dialect: Dialect| match dialect.event(namespace.as_str(), data, *flags, Some(id)) {
         Ok(message) => Some(message),
         Err(error) => {
             tracing::debug!(%error, "failed to encode an event that is to be acknowledged");

@@ -139,11 +139,11 @@ fn write_reply(out: &mut Vec<u8>, id: &plain::Id, count: u32, fields: impl FnOnc
     fields(out);
 }
 
-/// The answer to a `connect` of the plain protocol, for which there is no session yet, as a whole frame.
+/// An answer in the plain protocol that says no more than yes or why not, as a whole frame: for what is no operation.
 ///
 /// # Errors
 /// Never: what we write is wire form.
-pub(crate) fn connect_reply(
+pub(crate) fn bare_reply(
     format: Format,
     id: &plain::Id,
     refusal: Option<&Refusal>,

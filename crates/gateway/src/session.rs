@@ -74,6 +74,8 @@ struct Life {
     evicted: Option<Box<Evicted>>,
     /// It has ended and is no receiver any more.
     left: bool,
+    /// Its connection waits for the last deed to be done.
+    awaited: bool,
     /// Who waits to hear that the session is silent.
     confirms: Vec<(NodeId, ClaimId)>,
 }
@@ -178,6 +180,13 @@ impl Session {
         Some(Deed { session: Arc::clone(self), broker: Arc::clone(broker) })
     }
 
+    /// Whether everything it has begun is answered. If it is not, the connection's task is woken when it is.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut life = self.life.lock();
+        life.awaited = life.deeds > 0;
+        !life.awaited
+    }
+
     /// Ends the session. Returns whether it had not ended before; [`Session::settle`] is owed in any case, once it
     /// is no receiver any more.
     pub(crate) fn finish(&self) -> bool {
@@ -277,11 +286,14 @@ pub(crate) struct Deed {
 
 impl Drop for Deed {
     fn drop(&mut self) {
-        let confirms = {
+        let (confirms, is_awaited) = {
             let mut life = self.session.life.lock();
             life.deeds -= 1;
-            life.owed()
+            (life.owed(), life.awaited && life.deeds == 0)
         };
+        if is_awaited {
+            self.session.outbox.wake_tick();
+        }
         self.session.confirm(confirms, &self.broker);
     }
 }

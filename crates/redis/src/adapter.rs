@@ -22,8 +22,10 @@ const UID_EMITTER: &[u8] = b"\xa7emitter";
 const FLAGS_NONE: &[u8] = b"\x80";
 const FLAGS_VOLATILE: &[u8] = b"\x81\xa8volatile\xc3";
 
-/// A flag of our own, which other servers pass over.
+/// Flags of our own, which other servers pass over.
 const FLAGS_PRESENCE: &[u8] = b"\x81\xa8presence\xc3";
+const FLAGS_META: &[u8] = b"\x81\xa4meta\xc3";
+const FLAGS_VOLATILE_META: &[u8] = b"\x82\xa8volatile\xc3\xa4meta\xc3";
 
 /// Why a payload is not delivered. All of it is the fault of whoever published it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,7 +99,9 @@ impl<'a> Envelope<'a> {
             flags_raw: match publication.flags {
                 // The gateway's own events are never volatile.
                 Flags { presence: true, .. } => FLAGS_PRESENCE,
+                Flags { volatile: true, meta: true, .. } => FLAGS_VOLATILE_META,
                 Flags { volatile: true, .. } => FLAGS_VOLATILE,
+                Flags { meta: true, .. } => FLAGS_META,
                 Flags { .. } => FLAGS_NONE,
             },
             data: &publication.data,
@@ -255,6 +259,7 @@ pub(crate) fn flags<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], Flags), Re
         match inside.token()? {
             Token::Str(b"volatile") => flags.volatile = inside.value()? == [0xc3],
             Token::Str(b"presence") => flags.presence = inside.value()? == [0xc3],
+            Token::Str(b"meta") => flags.meta = inside.value()? == [0xc3],
             Token::Str(_) => inside.skip()?,
             _ => return Err(Refusal::Malformed),
         }
@@ -390,8 +395,8 @@ mod tests {
 
     fn publication() -> impl Strategy<Value = Publication> {
         let rooms = || prop::collection::vec(".{0,40}", 0..4);
-        (rooms(), rooms(), any::<bool>(), "[a-z]{1,30}", "/[a-z]{0,12}").prop_map(
-            |(rooms, except, volatile, event, namespace)| {
+        (rooms(), rooms(), any::<(bool, bool)>(), "[a-z]{1,30}", "/[a-z]{0,12}").prop_map(
+            |(rooms, except, (volatile, meta), event, namespace)| {
                 let mut data = Vec::new();
                 write::array(&mut data, 2);
                 write::str(&mut data, &format!("e{event}"));
@@ -400,7 +405,7 @@ mod tests {
                     namespace: Namespace::from(namespace),
                     rooms: rooms.into_iter().map(Room::from).collect(),
                     except: except.into_iter().map(Room::from).collect(),
-                    flags: Flags { volatile, presence: false },
+                    flags: Flags { volatile, presence: false, meta },
                     data: data.into(),
                 }
             },

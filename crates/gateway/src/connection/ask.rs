@@ -7,7 +7,7 @@ use tidegate_core::{Answer, ErrorCode};
 use tidegate_msgpack::Reader;
 use tokio::time::Instant;
 
-use super::{Connection, Exit, Held, Resume};
+use super::{Connection, Exit, Held, Resume, Speech};
 use crate::inbox::Receipt;
 use crate::namespaces::Operation;
 use crate::operation::{self, NIL};
@@ -47,10 +47,11 @@ impl Connection {
             metrics: Arc::clone(&self.node.metrics),
             operation: operation.map_or("event", Operation::as_str),
         };
+        // Whoever takes this session's place is answered when what is begun here is done; also when it is refused.
+        let Some(deed) = session.begin(&self.node.broker) else { return Ok(()) };
         if !allowed {
-            return self.refuse_flood(reply);
+            return self.refuse_flood(reply, now);
         }
-        self.flooded = 0;
         // A sign of life needs nobody else, and who has no place cannot have lost it.
         let alone = operation == Some(Operation::Heartbeat) && session.holding.is_none();
         if !alone && self.node.pulse.check(Instant::now()).is_err() {
@@ -58,8 +59,6 @@ impl Connection {
             reply.refuse(&Refusal::new(ErrorCode::Unavailable, "this node does not hear the cluster"));
             return Ok(());
         }
-        // Whoever takes this session's place is answered when what is begun here is done.
-        let Some(deed) = session.begin(&self.node.broker) else { return Ok(()) };
         match asked {
             Asked::Operation(operation, argument) => {
                 let answer = operation::perform(&self.node, session, operation, argument, deed, reply);
@@ -81,8 +80,8 @@ impl Connection {
     }
 
     /// Refuses what is too much. A client of the plain protocol that does not ask how it went is told by the end of its
-    /// connection, once as much was dropped as it may send in one go.
-    fn refuse_flood(&mut self, reply: Reply) -> Result<(), Exit> {
+    /// connection, once as much was dropped as may be taken of it.
+    fn refuse_flood(&mut self, reply: Reply, now_ms: u64) -> Result<(), Exit> {
         let limits = &self.node.options.limits;
         let max = limits.events_per_second_max;
         let refusal = Refusal::new(
@@ -95,11 +94,11 @@ impl Connection {
             return Ok(());
         }
         self.node.metrics.dropped("rate_limited", 1);
-        self.flooded = self.flooded.saturating_add(1);
-        if self.is_plain() && self.flooded > limits.events_burst {
-            Err(self.farewell(&refusal))
-        } else {
+        let Speech::Plain(plain) = &mut self.speech else { return Ok(()) };
+        if plain.dropped.take(now_ms, max, limits.events_burst) {
             Ok(())
+        } else {
+            Err(Exit::refused(&refusal))
         }
     }
 
@@ -113,7 +112,7 @@ impl Connection {
             self.has_news = true;
             return;
         }
-        let Receipt::Packet(id) = receipt else { return };
+        let (Receipt::Packet(id) | Receipt::Broadcast(id)) = receipt else { return };
         if self.node.pulse.check(Instant::now()).is_err() {
             return;
         }

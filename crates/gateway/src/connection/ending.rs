@@ -8,7 +8,8 @@ use tidegate_core::DisconnectReason;
 use tidegate_protocol::websocket;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Connection, Exit, Speech};
+use super::close::Close;
+use super::{Connection, Exit, HANG_UP_MS};
 use crate::message::Message;
 
 /// How long the last bytes may take to leave a WebSocket, and then the peer to hang up itself.
@@ -25,9 +26,10 @@ const LINGER_DRAINING: Duration = Duration::from_secs(5);
 const DISCARD_BYTES_MAX: u64 = 16 << 20;
 
 impl Connection {
-    pub(super) async fn end(&mut self, exit: Exit) {
+    pub(super) async fn end(&mut self, mut exit: Exit) {
         let reason = exit.reason;
         self.outbox.close(reason);
+        let farewells = self.last_farewells(&mut exit);
         self.busy = None;
         self.deferred = None;
         self.errand = None;
@@ -46,9 +48,9 @@ impl Connection {
         }
         match reason {
             // There is nobody to tell.
-            DisconnectReason::TransportError if exit.close_code.is_none() && is_websocket => {}
+            DisconnectReason::TransportError if exit.close.is_none() && is_websocket => {}
             DisconnectReason::SlowConsumer if is_websocket && !self.is_plain() => {}
-            _ => self.tell(exit).await,
+            _ => self.tell(exit, &farewells).await,
         }
         if !is_websocket {
             self.node.engines.remove(self.id);
@@ -58,14 +60,31 @@ impl Connection {
         tracing::debug!(%reason, "connection ended");
     }
 
-    /// Sends the transport's close and waits, within bounds, until it has left.
-    async fn tell(&mut self, exit: Exit) {
-        let frame = match &self.speech {
-            Speech::SocketIo(_) => websocket::close(exit.close_code, ""),
-            Speech::Plain(plain) => {
-                let (code, text) = plain.close(exit);
-                websocket::close(code, text)
+    /// What is owed to clients whose sessions were evicted while their connection ended for another reason. They must hear
+    /// that first, or they would come back and take the place again.
+    fn last_farewells(&self, exit: &mut Exit) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for session in &self.sessions {
+            let Some(evicted) = session.evicted() else { continue };
+            messages.extend(self.farewells(session, &evicted));
+            if self.is_plain() {
+                exit.close = Some(Close::evicted(evicted.reason));
             }
+        }
+        messages
+    }
+
+    /// Sends the transport's close and waits, within bounds, until it has left.
+    async fn tell(&mut self, exit: Exit, farewells: &[Message]) {
+        farewells.iter().for_each(|message| self.outbox.push_parting(message));
+        let frame = if self.is_plain() { exit.close.or(Close::of(exit.reason)) } else { exit.close };
+        if !farewells.is_empty() && !self.is_plain() {
+            // Official clients hang up by themselves, and would take a close that comes along for a lost connection.
+            self.hung_up(Duration::from_millis(HANG_UP_MS)).await;
+        }
+        let frame = match frame {
+            Some(Close { code, text }) => websocket::close(Some(code), &text),
+            None => websocket::close(None, ""),
         };
         let (noop, close) = (Message::engine("6"), Message::engine("1"));
         // A client that said that it closes is not told so; its pending poll just comes back.
@@ -92,16 +111,20 @@ impl Connection {
             }
         }
         self.outbox.abandon();
-        if exit.reason != DisconnectReason::PingTimeout
-            && let Some(read) = self.link.read_half()
-        {
-            let mut rest = read.take(DISCARD_BYTES_MAX);
-            let hang_up = async {
-                let mut sink = [0; 512];
-                while matches!(rest.read(&mut sink).await, Ok(1..)) {}
-            };
-            // Whoever does not hang up in time is cut off, which is what follows anyway.
-            let _ = tokio::time::timeout(LINGER, hang_up).await;
+        if exit.reason != DisconnectReason::PingTimeout {
+            self.hung_up(LINGER).await;
         }
+    }
+
+    /// Waits until the peer of a WebSocket has hung up, and throws away what it still sends. Whoever does not in time is cut
+    /// off, which is what follows anyway.
+    async fn hung_up(&mut self, limit: Duration) {
+        let Some(read) = self.link.read_half() else { return };
+        let mut rest = read.take(DISCARD_BYTES_MAX);
+        let hang_up = async {
+            let mut sink = [0; 512];
+            while matches!(rest.read(&mut sink).await, Ok(1..)) {}
+        };
+        let _ = tokio::time::timeout(limit, hang_up).await;
     }
 }

@@ -10,7 +10,7 @@ use crate::dialect::Dialect;
 use crate::enrolment::{Enrolled, Entrant, Turned};
 use crate::message::Message;
 use crate::node::Inner;
-use crate::reply::{Refusal, connect_reply};
+use crate::reply::{Refusal, bare_reply};
 
 impl Connection {
     /// A client asks for a namespace; `id` is what it wants the answer called by, in the plain protocol.
@@ -111,7 +111,7 @@ impl Connection {
         let refused = match self.dialect()? {
             Dialect::SocketIo(parser) => connect_error(parser, namespace, &refusal).map(Some),
             Dialect::Plain(format) => id
-                .map(|id| connect_reply(format, &id, Some(&refusal)))
+                .map(|id| bare_reply(format, &id, Some(&refusal)))
                 .transpose()
                 .map(|frame| frame.map(|frame| Message::frame(frame, false))),
         };
@@ -125,7 +125,7 @@ impl Connection {
                 return Err(Exit::because(DisconnectReason::ForcedClose));
             }
         }
-        if self.is_plain() { Err(self.farewell(&refusal)) } else { Ok(()) }
+        if self.is_plain() { Err(Exit::refused(&refusal)) } else { Ok(()) }
     }
 }
 
@@ -198,6 +198,6 @@ fn welcome_plain(
     let connected = plain::encode::message(format, &data)?;
     let Some(id) = id else { return Ok(Message::frame(connected, false)) };
     let mut frames = Vec::from(connected);
-    frames.extend_from_slice(&connect_reply(format, id, None)?);
+    frames.extend_from_slice(&bare_reply(format, id, None)?);
     Ok(Message::frame(frames.into(), false))
 }

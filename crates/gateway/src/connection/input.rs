@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 
+use super::close::Close;
 use super::{Connection, Exit, Speech, UNAUTHENTICATED_BYTES_MAX, millis};
 use crate::engines::{Engine, Input, Payload};
 use crate::message::Message;
@@ -186,10 +187,10 @@ impl Connection {
             let handled = match frames.next(input) {
                 Ok(None) => Ok(false),
                 Ok(Some(incoming)) => self.on_incoming(incoming).map(|()| true),
-                Err(violation) => Err(Exit {
-                    reason: DisconnectReason::TransportError,
-                    close_code: Some(violation.close_code()),
-                }),
+                Err(violation) => {
+                    let close = Some(Close::bare(violation.close_code()));
+                    Err(Exit { reason: DisconnectReason::TransportError, close })
+                }
             };
             if let Link::WebSocket(socket) = &mut self.link {
                 socket.frames = frames;
@@ -226,7 +227,9 @@ impl Connection {
                 Ok(())
             }
             Incoming::Pong(_) => Ok(()),
-            Incoming::Close(code) => Err(Exit { reason: DisconnectReason::TransportClose, close_code: code }),
+            Incoming::Close(code) => {
+                Err(Exit { reason: DisconnectReason::TransportClose, close: code.map(Close::bare) })
+            }
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Layout: this file holds the loop and the deadlines, `input` what arrives, `packet` and `plain` what it means in either
 //! protocol, `entry` how a session begins, `ask` what it may then ask for, `courier` what is fetched from inboxes,
-//! `ending` the exit. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and
+//! `ending` the exit and `close` what it is called. The loop is one hand-written poll, so that an idle connection is a small future with no buffer and
 //! no timer of its own: it waits for its socket, its outbox and, while polling, for its requests.
 //!
 //! Architecture Invariant: all undoing hangs on the one exit of [`Connection::run`].
 
 mod ask;
+mod close;
 mod courier;
 mod ending;
 mod entry;
@@ -28,6 +29,7 @@ use tidegate_protocol::plain::{Id, Request};
 use tidegate_protocol::socketio::{self, Packet};
 use tidegate_protocol::websocket::{self, Opcode};
 
+use close::Close;
 pub(crate) use input::Link;
 pub(crate) use plain::Plain;
 
@@ -39,6 +41,7 @@ use crate::enrolment::{Enrolled, Turned};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::Outbox;
+use crate::reply::Refusal;
 use crate::session::Session;
 
 /// Messages handled in one go before other tasks of the worker get their turn: a millisecond or less, even when each
@@ -57,21 +60,33 @@ pub(crate) const UNAUTHENTICATED_BYTES_MAX: usize = 16 * 1024;
 /// How long a client of the plain protocol may take to say who it is. It has nothing else to do first.
 const PLAIN_CONNECT_TIMEOUT_MS: u64 = 5_000;
 
+/// From so late on a deadline says more of the node than of the client, in milliseconds.
+const STALL_MS: u64 = 1_000;
+
+/// How long what arrived meanwhile has to be read, in milliseconds.
+const SECOND_LOOK_MS: u64 = 100;
+
 /// How long a client may take to hang up after its last session was ended. Official clients do it at once, but look at
 /// a DISCONNECT one tick later than at a close that came along with it, and would take it for a lost connection.
 const HANG_UP_MS: u64 = 1_000;
 
 /// Why the loop ends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Exit {
     pub(crate) reason: DisconnectReason,
-    /// The code of the WebSocket's close frame; none sends a frame without a code, as stock servers do.
-    pub(crate) close_code: Option<u16>,
+    /// The close frame of a WebSocket. Without one it is what the reason is called in the plain protocol, and in Socket.IO a
+    /// frame without a code, as stock servers send it.
+    pub(crate) close: Option<Close>,
 }
 
 impl Exit {
     pub(crate) const fn because(reason: DisconnectReason) -> Self {
-        Self { reason, close_code: None }
+        Self { reason, close: None }
+    }
+
+    /// A client of the plain protocol is refused what there is no connection without.
+    pub(crate) fn refused(refusal: &Refusal) -> Self {
+        Self { reason: DisconnectReason::ForcedClose, close: Some(Close::refused(refusal)) }
     }
 }
 
@@ -116,8 +131,6 @@ pub(crate) struct Connection {
     /// The deadline that the timer knows.
     armed_ms: u64,
     events: Bucket,
-    /// Events in a row that were too many, and whose client asked for no answer.
-    flooded: u32,
     /// CONNECTs, by the same measure and apart from events.
     connects: Bucket,
     /// Messages that may still be handled in this turn.
@@ -178,7 +191,6 @@ impl Connection {
             hang_up_ms: None,
             armed_ms: u64::MAX,
             events: Bucket::full(now, node.options.limits.events_burst),
-            flooded: 0,
             connects: Bucket::full(now, node.options.limits.events_burst),
             turn: 0,
             ended: Vec::new(),
@@ -197,8 +209,10 @@ impl Connection {
     /// Lives until the peer, the node or the cluster ends it.
     pub(crate) async fn run(mut self) -> DisconnectReason {
         let exit = poll_fn(|context| self.poll(context)).await;
-        self.end(exit).await;
-        exit.reason
+        let reason = exit.reason;
+        // Its future is as large as everything else of an idle connection, and needed only once.
+        Box::pin(self.end(exit)).await;
+        reason
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
@@ -224,7 +238,7 @@ impl Connection {
                 self.busy = None;
                 self.resume(resume)
             } else if self.deferred.is_some() {
-                if !self.outbox.is_joined() {
+                if !self.may_go_on() {
                     return Poll::Pending;
                 }
                 self.deferred.take().map_or(Ok(()), |held| self.resume(Resume::Held(*held)))
@@ -243,6 +257,12 @@ impl Connection {
     /// Does what is due and arms the next deadline.
     fn on_time(&mut self) -> Result<(), Exit> {
         let now = self.node.clock.now_ms();
+        self.tell_evicted()?;
+        if self.armed_ms != u64::MAX && now > self.armed_ms.saturating_add(STALL_MS) {
+            // The node stood still. What has arrived meanwhile is looked at before anybody is taken for silent.
+            self.arm(now + SECOND_LOOK_MS);
+            return Ok(());
+        }
         let mut next = loop {
             match self.heartbeat.poll(now) {
                 Beat::Wait(until) => break until,
@@ -256,22 +276,23 @@ impl Connection {
             }
         };
         if let Some(deadline) = self.connect_deadline_ms {
-            if now >= deadline {
-                return Err(match self.speech {
-                    Speech::SocketIo(_) => Exit::because(DisconnectReason::ForcedClose),
-                    Speech::Plain(_) => self.give_up_waiting(),
-                });
+            if now < deadline {
+                next = next.min(deadline);
+            } else if self.busy.is_none() {
+                let close = self.is_plain().then_some(Close::UNINTRODUCED);
+                return Err(Exit { reason: DisconnectReason::ForcedClose, close });
+            } else {
+                // It has said who it is in time. What it waits for has a limit of its own.
+                next = next.min(now + HANG_UP_MS);
             }
-            next = next.min(deadline);
         }
-        self.tell_evicted();
-        if let Some(expires_ms) = self.expire(now) {
+        if let Some(expires_ms) = self.expire(now)? {
             next = next.min(expires_ms);
         }
         if let Some(hang_up_ms) = self.hang_up_ms {
             if !self.sessions.is_empty() {
                 self.hang_up_ms = None;
-            } else if self.busy.is_some() && !self.is_plain() {
+            } else if self.busy.is_some() {
                 // It is coming back, which may take as long as a fence.
                 let hang_up_ms = now + HANG_UP_MS;
                 self.hang_up_ms = Some(hang_up_ms);
@@ -302,9 +323,9 @@ impl Connection {
     }
 
     /// Ends the sessions whose token has expired. Returns when the next one will, on the node's clock.
-    fn expire(&mut self, now: u64) -> Option<u64> {
+    fn expire(&mut self, now: u64) -> Result<Option<u64>, Exit> {
         if self.sessions.iter().all(|session| session.identity.expires_at.is_none()) {
-            return None;
+            return Ok(None);
         }
         let unix = unix_ms();
         let expired =
@@ -312,49 +333,59 @@ impl Connection {
         for session in self.sessions.iter().filter(expired) {
             self.node.end(session, Evicted { reason: EvictReason::Expired, by: None }, None);
         }
-        self.tell_evicted();
+        self.tell_evicted()?;
         let next = self.sessions.iter().filter_map(|session| session.expires_unix_ms()).min();
-        next.map(|expires_ms| now + (expires_ms - unix))
+        Ok(next.map(|expires_ms| now + (expires_ms - unix)))
     }
 
-    /// Tells the client of every session that was evicted.
-    fn tell_evicted(&mut self) {
+    /// Tells the client of every session that was evicted. A connection of the plain protocol ends with its session.
+    fn tell_evicted(&mut self) -> Result<(), Exit> {
         while let Some(index) = self.sessions.iter().position(|session| session.is_over()) {
+            if self.outbox.closed().is_some() {
+                // It is told on the way out.
+                return Ok(());
+            }
             let session = self.sessions.swap_remove(index);
             // Of one that ended in another way the transport is closed already, which says all there is to say.
-            if let Some(evicted) = session.evicted() {
-                self.tell_one_evicted(&session, &evicted);
-            }
-        }
-    }
-
-    /// Tells the client why, and that the session has ended in its namespace. Official clients then stay away.
-    fn tell_one_evicted(&mut self, session: &Session, evicted: &Evicted) {
-        if self.ended.len() == ENDED_MAX {
-            self.ended.remove(0);
-        }
-        self.ended.push(session.namespace.clone());
-        match session.dialect.evicted(session.namespace.as_str(), evicted) {
-            Ok(message) => {
+            let Some(evicted) = session.evicted() else { continue };
+            for message in self.farewells(&session, &evicted) {
                 self.outbox.push(&message);
             }
+            if self.is_plain() {
+                let reason = DisconnectReason::ServerNamespaceDisconnect;
+                return Err(Exit { reason, close: Some(Close::evicted(evicted.reason)) });
+            }
+            if self.ended.len() == ENDED_MAX {
+                self.ended.remove(0);
+            }
+            self.ended.push(session.namespace.clone());
+            if self.sessions.is_empty() {
+                self.hang_up_ms = Some(self.node.clock.now_ms() + HANG_UP_MS);
+            }
+        }
+        Ok(())
+    }
+
+    /// What an evicted session's client is told: why, and in Socket.IO that it has ended in its namespace, after which
+    /// official clients stay away. In the plain protocol the close frame says that.
+    fn farewells(&self, session: &Session, evicted: &Evicted) -> Vec<Message> {
+        let namespace = session.namespace.as_str();
+        let mut messages = Vec::new();
+        match session.dialect.evicted(namespace, evicted) {
+            Ok(message) => messages.push(message),
             Err(error) => tracing::error!(%error, "failed to encode an eviction"),
         }
-        let hang_up_after_ms = match session.dialect {
-            Dialect::SocketIo(parser) => {
-                let disconnect = socketio::encode::disconnect(parser, session.namespace.as_str());
-                self.outbox.push(&Message::packet(disconnect, false));
-                HANG_UP_MS
-            }
-            // The close frame says that it is the end, and why.
-            Dialect::Plain(_) => {
-                self.show_out(evicted.reason);
-                0
-            }
-        };
-        if self.sessions.is_empty() {
-            self.hang_up_ms = Some(self.node.clock.now_ms() + hang_up_after_ms);
+        if let Dialect::SocketIo(parser) = session.dialect {
+            messages.push(Message::packet(socketio::encode::disconnect(parser, namespace), false));
         }
+        messages
+    }
+
+    /// Whether what was deferred may be looked at: joins are answered, and so is everything else before a goodbye.
+    fn may_go_on(&self) -> bool {
+        let is_goodbye =
+            matches!(self.deferred.as_deref(), Some(Held::Request(request)) if request.op == "close");
+        self.outbox.is_joined() && (!is_goodbye || self.sessions.iter().all(|session| session.is_idle()))
     }
 
     /// What the client speaks.
@@ -391,11 +422,14 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use tidegate_core::memory::Exchange;
+    use tidegate_protocol::plain::Format;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::engines::{Input, Payload};
-    use crate::outbox::Poll as Polled;
+    use crate::outbox::{Binary, Poll as Polled};
     use crate::rig::Rig;
 
     /// A polling client of the node, by hand.
@@ -474,5 +508,63 @@ mod tests {
         assert!(peer.get().await.starts_with(r#"42["evicted""#));
         assert_eq!(peer.get().await, "41");
         assert_eq!(peer.get().await, "1");
+    }
+
+    /// What a client of `speech` is sent last when its session is evicted and its connection closed for `reason` before the
+    /// connection's task gets to run.
+    async fn evicted_and_closed(rig: &Rig, speech: Speech, hello: &str, reason: DisconnectReason) -> Vec<u8> {
+        let node = rig.inner();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (read, write) = listener.accept().await.unwrap().0.into_split();
+        let outbox = Outbox::websocket(write, Binary::Frames, 1 << 20, Arc::clone(&node.metrics));
+        let outbox = Arc::new(outbox);
+        let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let link = Link::websocket(read, Vec::new(), 1 << 20);
+        let connection = Connection::new(
+            Arc::clone(node),
+            Arc::clone(&outbox),
+            EngineId::random(),
+            link,
+            speech,
+            admitted,
+        );
+        node.spawn(Arc::clone(&outbox), connection.run());
+        let hello = websocket::frame_masked(Opcode::Text, hello.as_bytes(), [1, 2, 3, 4]);
+        client.write_all(&hello).await.unwrap();
+        assert!(client.read(&mut [0; 4_096]).await.unwrap() > 0, "it is connected");
+        let [session] = &*node.hub.sessions() else { panic!("there is one session") };
+        node.end(session, Evicted { reason: EvictReason::Replaced, by: None }, None);
+        outbox.close(reason);
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        rest
+    }
+
+    /// Either would send it back to take the place again.
+    const COME_BACK: [DisconnectReason; 2] =
+        [DisconnectReason::ServerShuttingDown, DisconnectReason::ForcedClose];
+
+    #[tokio::test]
+    async fn whoever_is_evicted_hears_it_also_when_its_connection_ends_for_another_reason() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        for reason in COME_BACK {
+            let speech = Speech::Plain(Plain::new(Format::Json, rig.inner()));
+            let hello = r#"{"op":"connect","auth":{"user":"ann"}}"#;
+            let last = evicted_and_closed(&rig, speech, hello, reason).await;
+            let told = br#"{"op":"evicted","reason":"replaced"}"#;
+            let mut expected = websocket::frame(Opcode::Text, told).to_vec();
+            expected.extend_from_slice(&websocket::close(Some(4409), "replaced"));
+            assert_eq!(last, expected, "{reason}");
+
+            let hello = r#"40{"user":"ann"}"#;
+            let last = evicted_and_closed(&rig, Speech::socket_io(rig.inner()), hello, reason).await;
+            let told = br#"42["evicted",{"reason":"replaced"}]"#;
+            let mut expected = websocket::frame(Opcode::Text, told).to_vec();
+            expected.extend_from_slice(&websocket::frame(Opcode::Text, b"41"));
+            expected.extend_from_slice(&websocket::close(None, ""));
+            assert_eq!(last, expected, "{reason}");
+        }
+        rig.node.drain().await;
     }
 }

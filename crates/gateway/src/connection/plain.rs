@@ -1,19 +1,21 @@
-//! What a client's messages of the plain protocol mean, and how its connection ends.
+//! What a client's messages of the plain protocol mean.
 
+use tidegate_core::DisconnectReason;
 use tidegate_core::offline::Serial;
-use tidegate_core::registry::EvictReason;
-use tidegate_core::{DisconnectReason, ErrorCode};
 use tidegate_msgpack::{Reader, Token};
 use tidegate_protocol::plain::{self, Format, Request};
 use tidegate_protocol::websocket::{self, Incoming, Opcode};
 
 use super::ask::Asked;
+use super::close::Close;
 use super::{Connection, Exit, Held, Speech};
+use crate::bucket::Bucket;
 use crate::inbox::Receipt;
 use crate::message::Message;
 use crate::namespaces::Operation;
+use crate::node::Inner;
 use crate::operation::NIL;
-use crate::reply::{Question, Refusal};
+use crate::reply::{Question, Refusal, bare_reply};
 
 /// The text by which a client asks whether the node is there, and what it is answered.
 const PING: &str = "ping";
@@ -25,89 +27,29 @@ const NO_ARGUMENTS: &[u8] = &[0x90];
 /// What is known of a client of the plain protocol.
 pub(crate) struct Plain {
     format: Format,
-    /// How the connection is closed, if not in the way that the reason of its end has.
-    farewell: Option<Box<Farewell>>,
-}
-
-/// A close frame.
-struct Farewell {
-    code: u16,
-    text: String,
+    /// What may still be dropped of what it sends without asking how it went.
+    pub(super) dropped: Bucket,
 }
 
 impl Plain {
-    pub(crate) const fn new(format: Format) -> Self {
-        Self { format, farewell: None }
+    pub(crate) fn new(format: Format, node: &Inner) -> Self {
+        Self { format, dropped: Bucket::full(node.clock.now_ms(), node.options.limits.events_burst) }
     }
 
     pub(super) const fn format(&self) -> Format {
         self.format
     }
-
-    /// The code and the text of the close frame.
-    pub(super) fn close(&self, exit: Exit) -> (Option<u16>, &str) {
-        if let Some(farewell) = &self.farewell {
-            return (Some(farewell.code), &farewell.text);
-        }
-        if exit.close_code.is_some() {
-            return (exit.close_code, "");
-        }
-        match exit.reason {
-            DisconnectReason::ClientNamespaceDisconnect => (Some(1000), ""),
-            DisconnectReason::ServerShuttingDown => (Some(1012), ErrorCode::Draining.as_str()),
-            DisconnectReason::PingTimeout => (Some(4408), "no heartbeat"),
-            DisconnectReason::SlowConsumer => (Some(4413), "slow consumer"),
-            DisconnectReason::ForcedClose
-            | DisconnectReason::ServerNamespaceDisconnect
-            | DisconnectReason::ParseError => (Some(4503), ErrorCode::Unavailable.as_str()),
-            DisconnectReason::TransportClose | DisconnectReason::TransportError => (None, ""),
-        }
-    }
 }
 
-/// The close code of a refusal after which there is no connection.
-const fn close_code(code: ErrorCode) -> u16 {
-    match code {
-        ErrorCode::Unauthorized | ErrorCode::TokenExpired => 4401,
-        ErrorCode::Forbidden => 4403,
-        ErrorCode::DuplicateSession => 4409,
-        ErrorCode::RateLimited => 4429,
-        ErrorCode::Unavailable | ErrorCode::Draining => 4503,
-        _ => 4400,
-    }
+/// What its client said is no message, or none that can be here.
+fn violated(text: &str) -> Exit {
+    let close = Close::refused(&Refusal::bad_request(text.to_owned()));
+    Exit { reason: DisconnectReason::ParseError, close: Some(close) }
 }
 
 impl Connection {
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.speech, Speech::Plain(_))
-    }
-
-    /// Closes the connection for what its client did.
-    pub(super) fn farewell(&mut self, refusal: &Refusal) -> Exit {
-        let text = format!("{}: {}", refusal.code, refusal.message);
-        self.part(DisconnectReason::ForcedClose, close_code(refusal.code), text)
-    }
-
-    /// Closes the connection of a client that never said who it is.
-    pub(super) fn give_up_waiting(&mut self) -> Exit {
-        self.part(DisconnectReason::ForcedClose, 4408, "no connect in time".to_owned())
-    }
-
-    /// Closes the connection once its client was told that its session was evicted.
-    pub(super) fn show_out(&mut self, reason: EvictReason) {
-        let code = match reason {
-            EvictReason::Replaced => 4409,
-            EvictReason::Kicked => 4410,
-            EvictReason::Expired => 4401,
-        };
-        self.part(DisconnectReason::ServerNamespaceDisconnect, code, reason.as_str().to_owned());
-    }
-
-    fn part(&mut self, reason: DisconnectReason, code: u16, text: String) -> Exit {
-        if let Speech::Plain(plain) = &mut self.speech {
-            plain.farewell.get_or_insert_with(|| Box::new(Farewell { code, text }));
-        }
-        Exit::because(reason)
     }
 
     /// A frame of a client of the plain protocol. Whatever comes is a sign of life.
@@ -124,7 +66,8 @@ impl Connection {
             }
             Incoming::Pong(_) => return Ok(()),
             Incoming::Close(code) => {
-                return Err(Exit { reason: DisconnectReason::TransportClose, close_code: code });
+                let close = code.map(Close::bare);
+                return Err(Exit { reason: DisconnectReason::TransportClose, close });
             }
             Incoming::Text(text) => plain::Incoming::Text(text),
             Incoming::Binary(bytes) => plain::Incoming::Binary(bytes),
@@ -133,14 +76,9 @@ impl Connection {
             Ok(request) => self.on_request(request),
             Err(violation) => {
                 tracing::debug!(%violation, "closing a connection");
-                Err(self.violated(&violation.to_string()))
+                Err(violated(&violation.to_string()))
             }
         }
-    }
-
-    fn violated(&mut self, text: &str) -> Exit {
-        let text = format!("{}: {text}", ErrorCode::BadRequest);
-        self.part(DisconnectReason::ParseError, close_code(ErrorCode::BadRequest), text)
     }
 
     pub(super) fn on_request(&mut self, mut request: Request) -> Result<(), Exit> {
@@ -151,15 +89,28 @@ impl Connection {
         let index = 0;
         let operation = Operation::parse(&request.op);
         match request.op.as_str() {
-            "connect" => return Err(self.violated("connect was said before")),
-            "close" => return Err(Exit::because(DisconnectReason::ClientNamespaceDisconnect)),
+            "connect" => return Err(violated("connect was said before")),
+            "close" if !self.sessions[index].is_idle() => {
+                // What was begun is answered first.
+                self.deferred = Some(Box::new(Held::Request(request)));
+                return Ok(());
+            }
+            "close" => {
+                self.confirm(index, request.id);
+                return Err(Exit::because(DisconnectReason::ClientNamespaceDisconnect));
+            }
             "ack" => {
-                let receipt = request.field("message").and_then(receipt);
-                let Some(receipt) = receipt else {
-                    return Err(self.violated("message of an ack must be one that was received"));
-                };
-                let arguments = request.field("args").unwrap_or(NO_ARGUMENTS);
-                self.on_acknowledgement(index, receipt, arguments);
+                match request.field("message").map(receipt) {
+                    Some(Named::Receipt(receipt)) => {
+                        let arguments = request.field("args").unwrap_or(NO_ARGUMENTS);
+                        self.on_acknowledgement(index, receipt, arguments);
+                    }
+                    Some(Named::Nothing) => {}
+                    None | Some(Named::Other) => {
+                        return Err(violated("message of an ack must be one that was received"));
+                    }
+                }
+                self.confirm(index, request.id);
                 return Ok(());
             }
             _ => {}
@@ -183,6 +134,19 @@ impl Connection {
         self.ask(index, asked, question)
     }
 
+    /// Answers what asks for nothing but to be heard.
+    fn confirm(&self, index: usize, id: Option<plain::Id>) {
+        let (Some(id), Speech::Plain(plain)) = (id, &self.speech) else { return };
+        let session = &self.sessions[index];
+        let Some(_deed) = session.begin(&self.node.broker) else { return };
+        match bare_reply(plain.format, &id, None) {
+            Ok(frame) => {
+                self.outbox.push(&Message::frame(frame, false));
+            }
+            Err(error) => tracing::error!(%error, "failed to encode an answer"),
+        }
+    }
+
     /// What comes before there is a session, or after the last.
     fn on_first(&mut self, request: Request) -> Result<(), Exit> {
         if !self.ended.is_empty() {
@@ -190,24 +154,43 @@ impl Connection {
             return Ok(());
         }
         if request.op != "connect" {
-            return Err(self.violated("the first message must be connect"));
+            return Err(violated("the first message must be connect"));
         }
         let namespace = match request.field("namespace").map(|name| Reader::new(name).token()) {
             None | Some(Ok(Token::Nil)) => "/".to_owned(),
             Some(Ok(Token::Str(name))) => String::from_utf8_lossy(name).into_owned(),
-            Some(_) => return Err(self.violated("namespace must be a string")),
+            Some(_) => return Err(violated("namespace must be a string")),
         };
         let auth = request.field("auth").filter(|auth| *auth != NIL).map(<[u8]>::to_vec);
         self.on_connect(namespace, auth.as_deref(), request.id)
     }
 }
 
-/// What an `ack` names: the id of a durable message, or the number of a broadcast.
-fn receipt(message: &[u8]) -> Option<Receipt> {
+/// What an `ack` names.
+enum Named {
+    Receipt(Receipt),
+    /// A message that asks for no acknowledgement: an id, but none of an inbox's.
+    Nothing,
+    /// Nothing that a message is called by.
+    Other,
+}
+
+/// The id of a durable message, or the number of a broadcast. Some writers of MessagePack make a float of every number.
+fn receipt(message: &[u8]) -> Named {
+    let number = |number: f64| {
+        // Exact within the bound.
+        let is_whole = (0.0..=9_007_199_254_740_992.0).contains(&number) && number.trunc() == number;
+        if is_whole { Named::Receipt(Receipt::Broadcast(number as u64)) } else { Named::Other }
+    };
     match Reader::new(message).token() {
-        Ok(Token::Str(id)) => std::str::from_utf8(id).ok().and_then(Serial::parse).map(Receipt::Message),
-        Ok(Token::UInt(number)) => Some(Receipt::Packet(number)),
-        _ => None,
+        Ok(Token::Str(id)) => {
+            let serial = std::str::from_utf8(id).ok().and_then(Serial::parse);
+            serial.map_or(Named::Nothing, |serial| Named::Receipt(Receipt::Message(serial)))
+        }
+        Ok(Token::UInt(number)) => Named::Receipt(Receipt::Broadcast(number)),
+        Ok(Token::F64(float)) => number(float),
+        Ok(Token::F32(float)) => number(f64::from(float)),
+        _ => Named::Other,
     }
 }
 

@@ -57,7 +57,7 @@ impl Job {
         self.forms[dialect.index()]
             .get_or_init(|| {
                 let Publication { namespace, data, flags, .. } = &self.publication;
-                match dialect.event(namespace.as_str(), data, None, flags.volatile) {
+                match dialect.event(namespace.as_str(), data, *flags, None) {
                     Ok(message) => Some(message),
                     Err(error) => {
                         metrics.dropped("malformed", 1);
@@ -265,7 +265,7 @@ mod tests {
             namespace: Namespace::root(),
             rooms: Rooms::new(),
             except: Rooms::new(),
-            flags: Flags { volatile: true, presence: false },
+            flags: Flags { volatile: true, ..Flags::default() },
             data: b"\x92\xa1e\x01".to_vec().into(),
         };
         let job = Job::new(publication, 1);

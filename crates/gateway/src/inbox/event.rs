@@ -1,5 +1,6 @@
 //! What a client is told of its inbox, in the form that values have inside.
 
+use tidegate_core::Flags;
 use tidegate_core::offline::Message as Stored;
 use tidegate_msgpack::write;
 use tidegate_protocol::plain::encode::Receipt;
@@ -32,7 +33,7 @@ pub(super) fn encode(session: &Session, id: Option<u64>, told: Told<'_>) -> Opti
                 Told::Live(message) => write_live(&mut data, message),
                 Told::End(count) => write_end(&mut data, count),
             }
-            session.dialect.event(session.namespace.as_str(), &data, id, false)
+            session.dialect.event(session.namespace.as_str(), &data, Flags::default(), id)
         }
         Dialect::Plain(format) => plain(format, id.is_some(), told, &mut data),
     };
@@ -52,7 +53,7 @@ fn plain(format: Format, asks: bool, told: Told<'_>, data: &mut Vec<u8>) -> Resu
         Told::Live(message) => {
             write_live(data, message);
             let id = message.serial.to_string();
-            plain::encode::event(format, data, asks.then_some(Receipt::Durable(&id)))?
+            plain::encode::event(format, data, true, asks.then_some(Receipt::Durable(&id)))?
         }
         Told::End(count) => {
             write::map(data, 2);

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use tidegate_core::ErrorCode;
 use tidegate_protocol::plain::Format;
 
@@ -17,6 +17,9 @@ use crate::origin::Verdict;
 
 /// Where it is served.
 pub(super) const PATH: &str = "/ws";
+
+/// The only version of the handshake that there is.
+const VERSION: HeaderValue = HeaderValue::from_static("13");
 
 /// Whether a request offers subprotocols, and what is made of them.
 enum Offer {
@@ -31,7 +34,7 @@ impl Offer {
     fn of(headers: &HeaderMap) -> Self {
         let mut is_any = false;
         for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
-            is_any = true;
+            is_any |= !value.is_empty();
             if let Some(format) = value.to_str().ok().and_then(Format::negotiate) {
                 return Self::Known(format);
             }
@@ -49,11 +52,13 @@ pub(super) async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>
         }
         Verdict::Invalid => return bad_request("the Origin is no text"),
     }
-    if request.method() != Method::GET || !is_upgrade(&request) {
+    if !asks_for_upgrade(&request) {
         let mut response =
             refuse(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, "this path is for WebSockets");
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, VERSION);
         return response;
     }
     let (format, chosen) = match Offer::of(request.headers()) {
@@ -76,8 +81,31 @@ pub(super) async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>
             }
             response
         }
-        Err(_) => bad_request("this is no handshake of a WebSocket (RFC 6455)"),
+        Err(_) => {
+            let mut response = bad_request("this is no handshake of a WebSocket (RFC 6455)");
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, VERSION);
+            response
+        }
     }
+}
+
+/// Whether a request may be answered by a switch of protocols: HTTP/1.1, a GET without a body, and an upgrade that the
+/// connection is said to be meant for (RFC 6455, 4.2.1).
+fn asks_for_upgrade(request: &Request<Body>) -> bool {
+    let headers = request.headers();
+    let names_upgrade = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && is_upgrade(request)
+        && names_upgrade
+        && !has_body
 }
 
 fn bad_request(message: &str) -> Response {

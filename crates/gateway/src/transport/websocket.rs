@@ -122,7 +122,7 @@ pub(super) fn open(
                 outbox.push(&Message::engine_owned(open_packet(&node, id, Transport::WebSocket)));
                 Speech::socket_io(&node)
             }
-            Opening::Plain(format) => Speech::Plain(Plain::new(format)),
+            Opening::Plain(format) => Speech::Plain(Plain::new(format, &node)),
         };
         let max = node.options.engine.payload_bytes_max;
         let max = if node.options.auth.is_open() { max } else { max.min(UNAUTHENTICATED_BYTES_MAX) };

@@ -35,6 +35,14 @@ pub enum Violation {
     /// `op` is missing, or no string.
     #[error("op must be a string")]
     Op,
+    /// `op` is longer than it may be.
+    #[error("op has {bytes} bytes, at most {bytes_max} are allowed")]
+    OpTooLong {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        bytes_max: usize,
+    },
     /// `id` is neither a string nor a number.
     #[error("id must be a string or a number")]
     Id,
@@ -48,59 +56,83 @@ pub enum Violation {
     },
 }
 
-/// Reads one message. `id_bytes_max` bounds an `id` that is a string.
+/// Reads one message. `name_bytes_max` bounds its `op`, and its `id` if that is a string.
 ///
 /// A field `id` that is null counts as none. Of fields that occur twice the last one counts, as in JavaScript.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn decode(format: Format, message: Incoming<'_>, id_bytes_max: usize) -> Result<Request, Violation> {
-    let mut wire = Vec::new();
+pub fn decode(format: Format, message: Incoming<'_>, name_bytes_max: usize) -> Result<Request, Violation> {
+    let mut fields = Vec::new();
     match (format, message) {
-        (Format::Json, Incoming::Text(json)) => plain_json_to_wire(json, &mut wire)?,
-        (Format::MessagePack, Incoming::Binary(bytes)) => msgpack_to_wire(bytes, &mut wire)?,
+        (Format::Json, Incoming::Text(json)) => plain_json_to_wire(json, &mut fields)?,
+        (Format::MessagePack, Incoming::Binary(bytes)) => msgpack_to_wire(bytes, &mut fields)?,
         (Format::Json, Incoming::Binary(_)) => return Err(Violation::BinaryUnasked),
         (Format::MessagePack, Incoming::Text(_)) => return Err(Violation::TextUnasked),
     }
-    read(&wire, id_bytes_max)
+    let Found { op, id } = Found::read(&fields)?;
+    let op = op.ok_or(Violation::Op).and_then(|op| Reader::new(op).str().map_err(|_| Violation::Op))?;
+    if op.len() > name_bytes_max {
+        return Err(Violation::OpTooLong { bytes: op.len(), bytes_max: name_bytes_max });
+    }
+    let op = op.to_owned();
+    let (id, is_string) = match id.map(|id| checked_id(id, name_bytes_max)).transpose()?.flatten() {
+        Some((id, is_string)) => (Some(id), is_string),
+        None => (None, false),
+    };
+    if op == SEND && !is_string {
+        fields = without_id(&fields)?;
+    }
+    Ok(Request { op, id, fields })
 }
 
-fn read(wire: &[u8], id_bytes_max: usize) -> Result<Request, Violation> {
-    let malformed = |error| Violation::Value(value::Error::MessagePack(error));
-    let mut reader = Reader::new(wire);
-    let Ok(entries) = reader.map() else { return Err(Violation::Object) };
-    let (mut op, mut id) = (None, None);
-    // Entries that stay, in one piece as far as nothing between them goes.
-    let mut kept = Vec::with_capacity(wire.len());
-    let (mut count, mut ids) = (0, Vec::new());
-    for _ in 0..entries {
-        let start = reader.position();
-        let Token::Str(key) = reader.token().map_err(malformed)? else { return Err(Violation::Object) };
-        let value = reader.value().map_err(malformed)?;
-        let entry = &wire[start..reader.position()];
-        match key {
-            b"op" => op = Some(value),
-            b"id" => {
-                id = Some(value);
-                ids.clear();
-                ids.extend_from_slice(entry);
-            }
-            _ => {
-                kept.extend_from_slice(entry);
-                count += 1;
+/// The fields that every message may have, each one whole value.
+#[derive(Default)]
+struct Found<'a> {
+    op: Option<&'a [u8]>,
+    id: Option<&'a [u8]>,
+}
+
+impl<'a> Found<'a> {
+    fn read(wire: &'a [u8]) -> Result<Self, Violation> {
+        let mut reader = Reader::new(wire);
+        let mut found = Self::default();
+        let Ok(entries) = reader.map() else { return Err(Violation::Object) };
+        for _ in 0..entries {
+            let Token::Str(key) = reader.token().map_err(malformed)? else { return Err(Violation::Object) };
+            let value = reader.value().map_err(malformed)?;
+            match key {
+                b"op" => found.op = Some(value),
+                b"id" => found.id = Some(value),
+                _ => {}
             }
         }
+        Ok(found)
     }
-    let op = op.ok_or(Violation::Op).and_then(|op| Reader::new(op).str().map_err(|_| Violation::Op))?;
-    let id = id.map(|id| checked_id(id, id_bytes_max)).transpose()?.flatten();
-    let keeps_id = op == SEND && matches!(id, Some((_, true)));
-    let mut fields = Vec::with_capacity(kept.len() + ids.len() + 5);
-    write::map(&mut fields, count + u32::from(keeps_id));
-    if keeps_id {
-        fields.extend_from_slice(&ids);
+}
+
+fn malformed(error: tidegate_msgpack::Error) -> Violation {
+    Violation::Value(value::Error::MessagePack(error))
+}
+
+/// The same map without its entries `id`.
+fn without_id(wire: &[u8]) -> Result<Vec<u8>, Violation> {
+    let mut reader = Reader::new(wire);
+    let mut kept = Vec::with_capacity(wire.len());
+    let mut count = 0;
+    for _ in 0..reader.map().map_err(malformed)? {
+        let start = reader.position();
+        let key = reader.str();
+        reader.skip().map_err(malformed)?;
+        if key != Ok("id") {
+            kept.extend_from_slice(&wire[start..reader.position()]);
+            count += 1;
+        }
     }
-    fields.extend_from_slice(&kept);
-    Ok(Request { op: op.to_owned(), id: id.map(|(id, _)| id), fields })
+    let mut out = Vec::with_capacity(kept.len() + 5);
+    write::map(&mut out, count);
+    out.extend_from_slice(&kept);
+    Ok(out)
 }
 
 /// The id, and whether it is a string; none if it is null.

@@ -1,7 +1,7 @@
 //! What a server says. A broadcast is encoded once per format; the result is shared bytes.
 
 use bytes::Bytes;
-use tidegate_msgpack::{Error as Malformed, Reader, Token, write};
+use tidegate_msgpack::{Error as Malformed, Reader, write};
 
 use super::Format;
 use crate::value::{self, wire_to_msgpack, wire_to_plain_json};
@@ -41,23 +41,24 @@ pub fn payload(format: Format, wire: &[u8]) -> Result<Vec<u8>, value::Error> {
     Ok(out)
 }
 
-/// `{ op: "event", event, args, meta?, message? }` as its whole frame. `data` is a wire array `[event, arguments...]`.
-///
-/// The second of two arguments is `meta`, and no argument, if it is what the gateway puts there: a map with just the
-/// entries `id`, `room` (or not), `from`, `node` and `ts`, in this order.
+/// `{ op: "event", event, args, meta?, message? }` as its whole frame. `data` is a wire array `[event, arguments...]`; with
+/// `has_meta` the second of two arguments is told as `meta`, and not as an argument.
 ///
 /// # Errors
 /// When `data` is not such an array in wire form.
-pub fn event(format: Format, data: &[u8], receipt: Option<Receipt<'_>>) -> Result<Bytes, value::Error> {
+pub fn event(
+    format: Format,
+    data: &[u8],
+    has_meta: bool,
+    receipt: Option<Receipt<'_>>,
+) -> Result<Bytes, value::Error> {
     let mut reader = Reader::new(data);
     let arguments = reader.array()?.checked_sub(1).ok_or(Malformed::Truncated)?;
     let name = reader.value()?;
     let rest = reader.remaining();
     let mut meta = None;
-    if arguments == 2 {
-        let first = reader.value()?;
-        let second = reader.value()?;
-        meta = is_meta(second).then_some((first, second));
+    if has_meta && arguments == 2 {
+        meta = Some((reader.value()?, reader.value()?));
     }
     let mut wire = Vec::with_capacity(data.len() + 64);
     write::map(&mut wire, 3 + u32::from(meta.is_some()) + u32::from(receipt.is_some()));
@@ -87,25 +88,4 @@ pub fn event(format: Format, data: &[u8], receipt: Option<Receipt<'_>>) -> Resul
         None => {}
     }
     message(format, &wire)
-}
-
-/// Whether a value is what the gateway tells of a publication.
-fn is_meta(wire: &[u8]) -> bool {
-    let mut reader = Reader::new(wire);
-    let names: &[&str] = match reader.map() {
-        Ok(4) => &["id", "from", "node", "ts"],
-        Ok(5) => &["id", "room", "from", "node", "ts"],
-        _ => return false,
-    };
-    names.iter().all(|name| {
-        if reader.str() != Ok(name) {
-            return false;
-        }
-        match reader.token() {
-            Ok(Token::Str(_)) => *name != "ts",
-            Ok(Token::Nil) => *name == "from",
-            Ok(Token::UInt(_)) => *name == "ts",
-            _ => false,
-        }
-    })
 }

@@ -61,8 +61,8 @@ pub struct Request {
     pub op: String,
     /// Present when the client wants a reply.
     pub id: Option<Id>,
-    /// Its fields, as one map in wire form, without `op` and `id`; but the `id` of a `send` is kept if it is a string,
-    /// since it makes the message the same one when it is sent again.
+    /// All its fields, as one map in wire form; but the `id` of a `send` is in it only if it is a string, since there it
+    /// makes the message the same one when it is sent again.
     pub fields: Vec<u8>,
 }
 

@@ -54,9 +54,13 @@ fn the_fields_are_an_operations_argument() {
     let request = of_json(r#"{"op":"publish","room":"r","id":1,"data":{"id":2,"op":3}}"#).unwrap();
     assert_eq!(request.op, "publish");
     assert_eq!(request.id.as_ref().unwrap().wire(), [1]);
-    assert_eq!(text(&request.fields), json!({ "room": "r", "data": { "id": 2, "op": 3 } }));
+    assert_eq!(
+        text(&request.fields),
+        json!({ "op": "publish", "room": "r", "id": 1, "data": { "id": 2, "op": 3 } })
+    );
     assert_eq!(request.field("room"), Some(&b"\xa1r"[..]));
-    assert_eq!(request.field("op"), None);
+    assert_eq!(request.field("data").map(text), Some(json!({ "id": 2, "op": 3 })));
+    assert_eq!(request.field("nothing"), None);
 }
 
 #[test]
@@ -64,7 +68,6 @@ fn an_id_is_a_string_or_a_number_or_missing() {
     for (id, wire) in [("\"a\"", &b"\xa1a"[..]), ("7", &[7]), ("-1", &[0xff]), ("\"\"", &[0xa0])] {
         let request = of_json(&format!(r#"{{"op":"join","id":{id}}}"#)).unwrap();
         assert_eq!(request.id.unwrap().wire(), wire, "{id}");
-        assert_eq!(request.fields, [0x80], "{id}");
     }
     assert!(of_json(r#"{"op":"join","id":1.5}"#).unwrap().id.is_some());
     assert_eq!(of_json(r#"{"op":"join","id":null}"#).unwrap().id, None);
@@ -79,14 +82,16 @@ fn an_id_is_a_string_or_a_number_or_missing() {
 
 #[test]
 fn only_a_strings_id_makes_a_send_the_same_again() {
-    let fields = |message| text(&of_json(message).unwrap().fields);
-    assert_eq!(fields(r#"{"op":"send","to":"b","id":"k"}"#), json!({ "id": "k", "to": "b" }));
-    assert_eq!(fields(r#"{"op":"send","to":"b","id":9}"#), json!({ "to": "b" }));
-    assert_eq!(fields(r#"{"op":"send","to":"b","id":null}"#), json!({ "to": "b" }));
-    assert_eq!(fields(r#"{"op":"publish","room":"b","id":"k"}"#), json!({ "room": "b" }));
+    let id = |message| of_json(message).unwrap().field("id").map(text);
+    assert_eq!(id(r#"{"op":"send","to":"b","id":"k"}"#), Some(json!("k")));
+    assert_eq!(id(r#"{"op":"send","to":"b","id":9}"#), None);
+    assert_eq!(id(r#"{"op":"send","to":"b","id":null}"#), None);
     // The last one counts, also of these.
-    assert_eq!(fields(r#"{"id":"a","op":"send","id":"b"}"#), json!({ "id": "b" }));
-    assert_eq!(fields(r#"{"id":"a","op":"send","id":1}"#), json!({}));
+    assert_eq!(id(r#"{"id":"a","op":"send","id":"b"}"#), Some(json!("b")));
+    assert_eq!(id(r#"{"id":"a","op":"send","id":1}"#), None);
+    let request = of_json(r#"{"id":1,"op":"send","to":"b","data":[1]}"#).unwrap();
+    assert_eq!(request.id.unwrap().wire(), [1]);
+    assert_eq!(text(&request.fields), json!({ "op": "send", "to": "b", "data": [1] }));
 }
 
 #[test]
@@ -101,6 +106,9 @@ fn what_is_no_message_is_refused_and_named() {
     for text in ["{}", r#"{"op":1}"#, r#"{"op":null}"#, r#"{"op":["join"]}"#] {
         assert_eq!(of_json(text), Err(Violation::Op), "{text}");
     }
+    let long = "x".repeat(ID_BYTES_MAX + 1);
+    let too_long = Violation::OpTooLong { bytes: ID_BYTES_MAX + 1, bytes_max: ID_BYTES_MAX };
+    assert_eq!(of_json(&format!(r#"{{"op":"{long}"}}"#)), Err(too_long));
     assert_eq!(of_msgpack(&[0x90]), Err(Violation::Object));
     assert!(matches!(of_msgpack(&[0x81]), Err(Violation::Value(value::Error::MessagePack(_)))));
     assert_eq!(decode(Format::Json, Incoming::Binary(&[0x80]), 9), Err(Violation::BinaryUnasked));
@@ -113,7 +121,7 @@ fn bytes_are_base64_in_json_and_bin_in_messagepack() {
     let data = b"\x93\xc4\x03\x01\x02\x03\xc4\x02\x01\x02\xc4\x00";
     assert_eq!(request.unwrap().field("data"), Some(&data[..]));
 
-    let frame = encode::event(Format::Json, b"\x92\xa1e\xc4\x03\x01\x02\x03", None).unwrap();
+    let frame = encode::event(Format::Json, b"\x92\xa1e\xc4\x03\x01\x02\x03", false, None).unwrap();
     assert_eq!(json_of(&frame), json!({ "op": "event", "event": "e", "args": [{ "$binary": "AQID" }] }));
 
     // Objects that only look like it are objects.
@@ -128,60 +136,31 @@ fn bytes_are_base64_in_json_and_bin_in_messagepack() {
 }
 
 #[test]
-fn a_publications_meta_is_told_apart_and_nothing_else_is() {
+fn meta_is_told_apart_where_the_gateway_wrote_it_and_nowhere_else() {
     let meta = json!({ "id": "i", "room": "r", "from": null, "node": "n", "ts": 5 });
-    let event = |data: &Json| json_of(&encode::event(Format::Json, &wire(data), None).unwrap());
-    // serde_json sorts the keys of an object; the gateway writes them in this order.
     let mut data = b"\x93\xa1e\x01".to_vec();
-    write_meta(&mut data, true);
-    let told = json_of(&encode::event(Format::Json, &data, None).unwrap());
-    assert_eq!(told, json!({ "op": "event", "event": "e", "args": [1], "meta": meta }));
-
-    let mut short = b"\x93\xa1e\x01".to_vec();
-    write_meta(&mut short, false);
-    let told = json_of(&encode::event(Format::Json, &short, Some(Receipt::Durable("1-0"))).unwrap());
-    assert_eq!(told["message"], json!("1-0"));
-    assert_eq!(told["meta"], json!({ "id": "i", "from": null, "node": "n", "ts": 5 }));
-
-    for arguments in [
-        json!(["e"]),
-        json!(["e", 1]),
-        json!(["e", 1, 2]),
-        json!(["e", 1, {}]),
-        json!(["e", 1, { "id": "i" }]),
-        json!([7, 1, null, 3]),
-    ] {
-        let told = event(&arguments);
+    write_meta(&mut data);
+    let told = |data: &[u8], has_meta| json_of(&encode::event(Format::Json, data, has_meta, None).unwrap());
+    assert_eq!(told(&data, true), json!({ "op": "event", "event": "e", "args": [1], "meta": meta }));
+    assert_eq!(told(&data, false), json!({ "op": "event", "event": "e", "args": [1, meta] }));
+    let durable = encode::event(Format::Json, &data, true, Some(Receipt::Durable("1-0"))).unwrap();
+    assert_eq!((&json_of(&durable)["message"], &json_of(&durable)["meta"]), (&json!("1-0"), &meta));
+    // What has no second argument, or a third, has none.
+    for arguments in [json!(["e"]), json!(["e", 1]), json!([7, 1, null, 3])] {
+        let told = told(&wire(&arguments), true);
         assert_eq!(told["args"], json!(arguments.as_array().unwrap()[1..]));
-        assert_eq!(told["event"], arguments[0]);
-        assert_eq!(told.get("meta"), None);
+        assert_eq!((&told["event"], told.get("meta")), (&arguments[0], None));
     }
-    // An argument before or behind it, and it is an argument itself.
-    let mut alone = b"\x92\xa1e".to_vec();
-    write_meta(&mut alone, true);
-    let told = json_of(&encode::event(Format::Json, &alone, None).unwrap());
-    assert_eq!((&told["args"], told.get("meta")), (&json!([meta]), None));
 }
 
-fn write_meta(out: &mut Vec<u8>, with_room: bool) {
-    write::map(out, 4 + u32::from(with_room));
-    write::str(out, "id");
-    write::str(out, "i");
-    if with_room {
-        write::str(out, "room");
-        write::str(out, "r");
-    }
-    write::str(out, "from");
-    write::nil(out);
-    write::str(out, "node");
-    write::str(out, "n");
-    write::str(out, "ts");
-    write::uint(out, 5);
+fn write_meta(out: &mut Vec<u8>) {
+    let meta = json!({ "id": "i", "room": "r", "from": null, "node": "n", "ts": 5 });
+    out.extend_from_slice(&wire(&meta));
 }
 
 #[test]
 fn a_broadcast_to_be_acknowledged_has_a_number() {
-    let frame = encode::event(Format::Json, b"\x91\xa1e", Some(Receipt::Broadcast(17))).unwrap();
+    let frame = encode::event(Format::Json, b"\x91\xa1e", false, Some(Receipt::Broadcast(17))).unwrap();
     assert_eq!(json_of(&frame), json!({ "op": "event", "event": "e", "args": [], "message": 17 }));
 }
 
@@ -194,7 +173,7 @@ fn messagepack_is_the_standards() {
     write::timestamp_ms(&mut data, 1_000);
     write::ext(&mut data, 5, &[1, 2]);
     data.extend_from_slice(b"\xa2\xff!");
-    let frame = encode::event(Format::MessagePack, &data, None).unwrap();
+    let frame = encode::event(Format::MessagePack, &data, false, None).unwrap();
     let (is_text, payload) = payload(&frame);
     assert!(!is_text);
 

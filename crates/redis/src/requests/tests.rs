@@ -234,7 +234,7 @@ fn broadcast() -> impl Strategy<Value = Ask> {
         write::str(&mut data, &format!("e{event}"));
         write::bin(&mut data, b"bytes");
         let Selection { rooms, except } = selection;
-        let flags = Flags { volatile, presence: false };
+        let flags = Flags { volatile, ..Flags::default() };
         let publication =
             Publication { namespace: Namespace::root(), rooms, except, flags, data: data.into() };
         Ask::Broadcast { publication, timeout: timeout.map(Duration::from_millis) }

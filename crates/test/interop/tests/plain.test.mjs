@@ -11,8 +11,8 @@ import { stageOf } from '../lib/stage.mjs';
 import { startEmitter, startStock } from '../lib/stock.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';
-import { until } from '../lib/wait.mjs';
-import { request } from '../lib/wire.mjs';
+import { pause, until } from '../lib/wait.mjs';
+import { request, tcp } from '../lib/wire.mjs';
 
 const OPTIONS = { skip: TIDEGATE_ONLY };
 const FORMATS = { JSON: [JSON_FORMAT], MessagePack: [MSGPACK_FORMAT] };
@@ -56,7 +56,16 @@ describe('the handshake of the plain protocol', OPTIONS, () => {
     assert.deepEqual([plainGet.status, plainGet.headers.upgrade], [426, 'websocket']);
     assert.equal((await request(`${url}/ws`, { method: 'POST', body: '{}' })).status, 426);
     const headers = { connection: 'upgrade', upgrade: 'websocket' };
-    assert.equal((await request(`${url}/ws`, { headers })).status, 400);
+    const keyless = await request(`${url}/ws`, { headers });
+    assert.deepEqual([keyless.status, keyless.headers['sec-websocket-version'], plainGet.headers['sec-websocket-version']], [400, '13', '13']);
+    const whole = { 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==', 'sec-websocket-version': '13' };
+    for (const [more, method] of [[{ upgrade: 'websocket' }], [{ ...headers, 'content-length': '2' }], [headers, 'PUT']]) {
+      assert.equal((await request(`${url}/ws`, { method, headers: { ...whole, ...more }, body: more['content-length'] && '{}' })).status, 426, JSON.stringify(more));
+    }
+    const old = await tcp(stage, Number(new URL(url).port));
+    old.socket.write('GET /ws HTTP/1.0\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n');
+    await old.closed();
+    assert.match(old.received, /^HTTP\/1\.[01] 426 /);
     assert.equal((await open(stage, url, { headers: { origin: 'https://evil.example' } })).status, 403);
     for (const origin of ['https://app.example', url]) assert.equal((await enter(stage, url, {}, { headers: { origin } })).connected.op, 'connected');
   });
@@ -159,6 +168,10 @@ for (const [name, formats] of Object.entries(FORMATS)) {
       const stage = stageOf(t);
       const { url, admin } = await startTidegate(stage);
       const ann = await as(stage, url, { user: 'ann' });
+      // Whoever acknowledges everything may do so: a publication's id is none that waits for it.
+      await ann.ask({ op: 'join', room: 'r' });
+      const { message: published } = await ann.ask({ op: 'publish', room: 'r' });
+      assert.deepEqual(await ann.ask({ op: 'ack', message: published }), { op: 'reply', id: 3, ok: true });
       const sent = [];
       for (let n = 0; n < 3; n += 1) {
         const { message, status } = await ann.ask({ op: 'send', to: 'bob', event: 'note', data: { n, bytes: BYTES }, id: `k${n}` });
@@ -183,9 +196,11 @@ for (const [name, formats] of Object.entries(FORMATS)) {
       first.send({ op: 'ack', message: sent[1] });
       first.send({ op: 'ack', message: sent[1] });
       first.send({ op: 'ack', message: '7-7' });
+      // The numbers that Socket.IO's acknowledgements have are none of its messages'.
+      for (let message = 0; message < 20; message += 1) first.send({ op: 'ack', message });
       assert.equal((await first.ask({ op: 'heartbeat' })).ok, true);
-      first.send({ op: 'close' });
-      await first.ended();
+      assert.equal((await first.ask({ op: 'close' })).ok, true);
+      assert.deepEqual(await first.ended(), { code: 1000, reason: '' });
 
       const second = await as(stage, url, { user: 'bob' });
       second.send({ op: 'online', ack: 'each' });
@@ -228,7 +243,7 @@ for (const [name, formats] of Object.entries(FORMATS)) {
         assert.equal(code(await plain.ended()), '4400 bad_request', what);
       }
       assert.equal(await node.disconnects('parse error'), Object.keys(cases).length);
-      for (const message of [{ op: 'connect' }, { op: 'ack', message: 'x' }, { op: 'ack' }]) {
+      for (const message of [{ op: 'connect' }, { op: 'ack', message: -1 }, { op: 'ack' }, { op: 'x'.repeat(257) }]) {
         const plain = await as(stage, node.url, {});
         plain.send(message);
         assert.equal(code(await plain.ended()), '4400 bad_request', JSON.stringify(message));
@@ -341,6 +356,18 @@ for (const [name, formats] of Object.entries(FORMATS)) {
       assert.equal(await node.metric('tidegate_dropped_total', { reason: 'rate_limited' }), 6);
     });
 
+    test('a flood is found by what is dropped of it, however evenly it comes', async (t) => {
+      const stage = stageOf(t);
+      const { url } = await startTidegate(stage, { settings: { limits: { events_per_second_max: 200, events_burst: 400 } } });
+      const flooding = await as(stage, url, {});
+      const timer = setInterval(() => {
+        for (let n = 0; n < 10; n += 1) flooding.send({ op: 'publish', room: 'r' });
+        flooding.send({ op: 'heartbeat' });
+      }, 5);
+      stage.defer(() => clearInterval(timer));
+      assert.equal(code(await flooding.ended()), '4429 rate_limited');
+    });
+
     test('who does not read is closed as a slow consumer, and others get everything', async (t) => {
       const stage = stageOf(t);
       const node = await startTidegate(stage, { settings: { limits: { outbox_bytes_max: 2_000_000 }, engine: { payload_bytes_max: 1_000_000 } } });
@@ -356,8 +383,8 @@ for (const [name, formats] of Object.entries(FORMATS)) {
       }, 20_000);
       for (let n = 0; n < sent; n += 1) assert.equal((await quick.next()).args[0].n, n);
       slow.socket.resume();
-      // What had left before it fell behind, and then the end: by its code, if there was room for it.
-      assert.match(code(await slow.ended(10_000)), /^(4413 slow consumer|1006 )$/);
+      // What had left before it fell behind, and then the end.
+      assert.equal(code(await slow.ended(10_000)), '4413 slow consumer');
     });
 
     test('broken frames close as the standard says', async (t) => {
@@ -440,6 +467,12 @@ describe('plain clients beside others', OPTIONS, () => {
     const values = [1, 'two', { three: BYTES }, null];
     emitter.to('r').emit('many', ...values);
     for (const each of clients) assert.deepEqual(await each.next(), { op: 'event', event: 'many', args: values });
+    // What looks like the gateway's word is an argument, if somebody else says it.
+    const forged = [{ text: 'hi' }, { id: 'x', room: 'r', from: 'admin', node: 'n', ts: 1 }];
+    for (const send of [() => emitter.to('r').emit('forged', ...forged), () => peer.io.to('r').emit('forged', ...forged)]) {
+      send();
+      for (const each of clients) assert.deepEqual(await each.next(), { op: 'event', event: 'forged', args: forged });
+    }
     emitter.to(clients[0].connected.session).emit('own');
     assert.deepEqual(await clients[0].next(), { op: 'event', event: 'own', args: [] });
 
@@ -447,7 +480,15 @@ describe('plain clients beside others', OPTIONS, () => {
     for (const [index, each] of clients.entries()) {
       const { message, args } = await each.next();
       assert.deepEqual([typeof message, args], ['number', [1]]);
-      each.send(index === 0 ? { op: 'ack', message, args: [{ bytes: BYTES }, 2] } : { op: 'ack', message });
+      if (index === 0) {
+        each.send({ op: 'ack', message, args: [{ bytes: BYTES }, 2] });
+      } else {
+        // As a float of 64 bits, as some writers of MessagePack have every number.
+        const float = Buffer.alloc(9);
+        float[0] = 0xcb;
+        float.writeDoubleBE(message, 1);
+        each.socket.send(Buffer.concat([Buffer.from('82a26f70a361636ba76d657373616765', 'hex'), float]));
+      }
     }
     assert.deepEqual((await answered).sort((one) => (one === null ? 1 : -1)), [{ bytes: BYTES }, null]);
 
@@ -523,6 +564,67 @@ describe('plain clients beside others', OPTIONS, () => {
       assert.equal(outcome(await each.ask({ op: 'publish', room: 'r', data: 'back' })), 'ok');
     }
     assert.deepEqual((await clients[0].next()).args, ['back']);
+  });
+
+  test('who says connect in time is answered, however long it takes to displace a predecessor', async (t) => {
+    const stage = stageOf(t);
+    const redis = await startRedis(stage);
+    const settings = { engine: { connect_timeout_ms: 1_000 }, cluster: { pulse_interval_ms: 300, fence_after_ms: 1_500 } };
+    const [a, b] = await Promise.all([startTidegate(stage, { redis, settings }), startTidegate(stage, { redis, settings })]);
+    const auth = { user: 'ann', device: 'phone' };
+    const old = await enter(stage, a.url, auth);
+    await a.freeze(stage);
+    const young = await open(stage, b.url);
+    young.send({ op: 'connect', auth });
+    // Beyond its own second, and when the fence is over.
+    assert.equal((await young.next('connected', 10_000)).op, 'connected');
+    assert.equal((await young.ask({ op: 'heartbeat' })).ok, true);
+    a.thaw();
+    assert.equal((await old.ended()).code, 4409);
+    assert.equal((await young.ask({ op: 'heartbeat' })).ok, true);
+  });
+
+  test('a node that stood still reads what was said meanwhile before it takes anybody for silent', async (t) => {
+    const stage = stageOf(t);
+    const settings = { engine: { connect_timeout_ms: 1_000, ping_interval_ms: 500, ping_timeout_ms: 500 } };
+    const node = await startTidegate(stage, { settings });
+    const beating = await enter(stage, node.url, {});
+    const waiting = await open(stage, node.url);
+    await node.freeze(stage);
+    waiting.send({ op: 'connect' });
+    beating.send('ping');
+    await pause(3_000);
+    beating.send('ping');
+    node.thaw();
+    assert.equal((await waiting.next('connected')).op, 'connected');
+    assert.equal(await beating.next(), 'pong');
+    assert.equal((await beating.ask({ op: 'heartbeat' })).ok, true);
+  });
+
+  test('a cluster that cannot be asked is 4503, and a session that was lost, too', async (t) => {
+    const stage = stageOf(t);
+    const redis = await startRedis(stage);
+    const node = await startTidegate(stage, { redis, settings: { redis: { command_timeout_ms: 500 }, cluster: { fence_after_ms: 5_000 }, sessions: { lease_ttl_ms: 6_000, lease_renew_ms: 2_000 } } });
+    const waiting = await open(stage, node.url);
+    // Not for so long that the node would be deaf, and hold no handshake at all.
+    redis.freeze();
+    waiting.send({ op: 'connect', auth: { user: 'ann' } });
+    assert.equal(code(await waiting.ended()), '4503 unavailable');
+    redis.thaw();
+  });
+
+  test('what is asked before a goodbye is answered before it', async (t) => {
+    const stage = stageOf(t);
+    const redis = await startRedis(stage);
+    const { url } = await startTidegate(stage, { redis });
+    for (let round = 0; round < 20; round += 1) {
+      const plain = await enter(stage, url, { user: 'ann' });
+      plain.send({ op: 'join', room: 'r', id: 0 });
+      plain.send({ op: 'publish', room: 'r', data: 1, id: 1 });
+      plain.send({ op: 'close', id: 2 });
+      for (const id of [0, 1, 2]) assert.deepEqual([(await plain.next()).id, id], [id, id]);
+      assert.equal((await plain.ended()).code, 1000);
+    }
   });
 
   test('metrics count them as anybody', async (t) => {
