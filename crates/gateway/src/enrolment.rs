@@ -23,6 +23,8 @@ pub(crate) struct Entrant {
     pub(crate) namespace: Namespace,
     pub(crate) rule: Arc<Rule>,
     pub(crate) identity: Identity,
+    /// The session that it had before, if it comes back by itself.
+    pub(crate) resumes: Option<SessionId>,
 }
 
 /// An entrant that may be seated.
@@ -102,6 +104,7 @@ impl Inner {
             transport: crate::session::transport(outbox),
             policy: entrant.rule.policy,
             on_duplicate: entrant.rule.on_duplicate,
+            resumes: entrant.resumes,
             ready: false,
         });
         let node = Arc::clone(self);

@@ -74,6 +74,7 @@ impl Rig {
                 grants: Arc::new(Grants::all()),
                 expires_at: None,
             },
+            resumes: None,
         };
         let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
         let Ok(enrolled) = node.enrol(entrant, &outbox, node.pulse.lapse()).await else {

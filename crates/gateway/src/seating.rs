@@ -27,7 +27,7 @@ impl Inner {
         enrolled: Enrolled,
     ) -> Arc<Session> {
         let Enrolled { entrant, memberships, tenure, .. } = enrolled;
-        let Entrant { id, namespace, rule, identity } = entrant;
+        let Entrant { id, namespace, rule, identity, .. } = entrant;
         let holding = tenure.as_ref().map(|tenure| tenure.holding);
         let parts = Parts {
             id,

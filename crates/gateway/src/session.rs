@@ -240,6 +240,7 @@ impl Session {
             transport: self.transport(),
             policy: self.rule.policy,
             on_duplicate: self.rule.on_duplicate,
+            resumes: None,
             ready: self.ready.load(Ordering::Acquire),
         })
     }

@@ -35,10 +35,11 @@ impl Registry {
     pub(crate) async fn claim(&self, claim: &Claim) -> Result<Claimed, ClaimError> {
         let member = index::held(&gone(claim));
         let mut command = self.on_place(&self.scripts.verbs.claim, claim);
-        command.arg(match claim.on_duplicate {
-            OnDuplicate::Replace => "replace",
-            OnDuplicate::Reject => "reject",
+        command.arg(match (claim.on_duplicate, claim.resumes) {
+            (OnDuplicate::Replace, None) => "replace",
+            (OnDuplicate::Reject, _) | (_, Some(_)) => "reject",
         });
+        command.arg(claim.resumes.as_ref().map_or("", |session| session.as_str()));
         let mut answers = self.scripts.ask("claim", vec![self.index_held(&member), command.clone()]).await?;
         let _: u64 = self.scripts.next(&mut answers)?;
         let mut answer = self.answer(self.scripts.next(&mut answers)?)?;

@@ -66,8 +66,11 @@ impl Places {
         });
         let (mut rivals, beside) = rivals(entries, claim);
         let excess = rivals.len().saturating_sub(beside);
-        if claim.on_duplicate == OnDuplicate::Reject {
-            rivals.retain(|at| is_dead(&entries[*at].row));
+        if claim.on_duplicate == OnDuplicate::Reject || claim.resumes.is_some() {
+            rivals.retain(|at| {
+                let row = &entries[*at].row;
+                claim.resumes == Some(row.session) || is_dead(row)
+            });
             if rivals.len() < excess {
                 return Err(ClaimError::Taken);
             }

@@ -331,6 +331,7 @@ mod tests {
             transport: Transport::WebSocket,
             policy: Policy::PerDevice,
             on_duplicate: OnDuplicate::Replace,
+            resumes: None,
             ready: false,
         }
     }

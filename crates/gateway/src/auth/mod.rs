@@ -8,7 +8,7 @@ mod jwt;
 
 use std::sync::{Arc, LazyLock};
 
-use tidegate_core::ErrorCode;
+use tidegate_core::{ErrorCode, SessionId};
 use tidegate_msgpack::{Reader, Token};
 
 pub use grant::{Grants, Invalid as InvalidGrants};
@@ -117,6 +117,19 @@ impl Authenticator {
     }
 }
 
+/// The session that a client says it had and comes back for, by itself: `resumes`, a session's id.
+///
+/// # Errors
+/// `bad_request` when it is anything else.
+pub(crate) fn resumes(auth: Option<&[u8]>) -> Result<Option<SessionId>, Refused> {
+    match Payload::read(auth)?.resumes {
+        Field::Absent => Ok(None),
+        Field::Text(id) => SessionId::parse(id).map(Some).ok_or(()),
+        Field::Other => Err(()),
+    }
+    .map_err(|()| Refused::new(ErrorCode::BadRequest, "auth.resumes must be a session's id"))
+}
+
 /// One field of the payload.
 #[derive(Clone, Copy)]
 enum Field<'a> {
@@ -130,11 +143,13 @@ struct Payload<'a> {
     token: Field<'a>,
     user: Field<'a>,
     device: Field<'a>,
+    resumes: Field<'a>,
 }
 
 impl<'a> Payload<'a> {
     fn read(auth: Option<&'a [u8]>) -> Result<Self, Refused> {
-        let mut payload = Self { token: Field::Absent, user: Field::Absent, device: Field::Absent };
+        let mut payload =
+            Self { token: Field::Absent, user: Field::Absent, device: Field::Absent, resumes: Field::Absent };
         if let Some(auth) = auth {
             payload.fill(auth).map_err(|_| Refused::new(ErrorCode::BadRequest, "auth must be an object"))?;
         }
@@ -148,6 +163,7 @@ impl<'a> Payload<'a> {
                 Token::Str(b"token") => &mut self.token,
                 Token::Str(b"user") => &mut self.user,
                 Token::Str(b"device") => &mut self.device,
+                Token::Str(b"resumes") => &mut self.resumes,
                 _ => {
                     reader.skip()?;
                     continue;
@@ -211,6 +227,18 @@ mod tests {
 
     fn open(auth: Option<&[u8]>) -> Result<Identity, Refused> {
         Authenticator::Open.identify("/any", auth, 0, &LIMITS)
+    }
+
+    #[test]
+    fn what_is_resumed_is_a_sessions_id() {
+        let id = SessionId::random();
+        assert_eq!(resumes(Some(&payload(&[("resumes", Some(id.as_str()))]))).unwrap(), Some(id));
+        for auth in [None, Some(payload(&[])), Some(payload(&[("resumes", None)]))] {
+            assert_eq!(resumes(auth.as_deref()).unwrap(), None);
+        }
+        for auth in [payload(&[("resumes", Some("short"))]), b"\x81\xa7resumes\x07".to_vec()] {
+            assert_eq!(resumes(Some(&auth)).unwrap_err().code, ErrorCode::BadRequest);
+        }
     }
 
     #[test]

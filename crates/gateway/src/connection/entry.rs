@@ -42,11 +42,18 @@ impl Connection {
                 return self.refuse_connect(&namespace, id, Refusal::new(refused.code, refused.message));
             }
         };
+        let resumes = match crate::auth::resumes(auth) {
+            Ok(resumes) => resumes,
+            Err(refused) => {
+                return self.refuse_connect(&namespace, id, Refusal::new(refused.code, refused.message));
+            }
+        };
         if !self.node.may_connect() {
             // A client of Socket.IO never retries after a CONNECT_ERROR; after a closed transport it does.
             return Err(Exit::because(DisconnectReason::ForcedClose));
         }
-        let entrant = Entrant { id: SessionId::random(), namespace: namespace.clone(), rule, identity };
+        let entrant =
+            Entrant { id: SessionId::random(), namespace: namespace.clone(), rule, identity, resumes };
         let enrolled = self.node.enrol(entrant, &self.outbox, lapse);
         self.busy =
             Some(Box::pin(async move { Resume::Connect(namespace, id, enrolled.await.map(Box::new)) }));

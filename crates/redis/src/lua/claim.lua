@@ -2,7 +2,8 @@
 --
 -- ARGV[5] session, ARGV[6] kind, ARGV[7] device, ARGV[8] incarnation, ARGV[9] fence_after_ms
 -- ARGV[10] 'device', 'any', or how many sessions may live here; ARGV[11] 'replace' or 'reject'
--- ARGV[12...] with 'reject', the claims that may be replaced all the same, since their nodes are dead
+-- ARGV[12] with 'reject', the session that may be replaced all the same, since the newcomer's client had it; or ''
+-- ARGV[13...] with 'reject', the claims that may be, too, since their nodes are dead
 --
 -- Returns { epoch, session, node, fence_after_ms, ... } of those displaced, now or by others so shortly before that they
 -- may act still; the same again for the same claim. With
@@ -35,13 +36,13 @@ local same, allowed = rivals(rows, ARGV[10], ARGV[7])
 local surplus = #same + 1 - allowed
 if surplus > 0 and ARGV[11] == 'reject' then
   local dead = {}
-  for i = 12, #ARGV do
+  for i = 13, #ARGV do
     dead[ARGV[i]] = true
   end
   local replaceable, in_the_way = {}, { 0 }
   for _, found in ipairs(same) do
     local row = found.value
-    if dead[row[2]] then
+    if dead[row[2]] or found.session == ARGV[12] then
       table.insert(replaceable, found)
     end
     table.insert(in_the_way, row[5])

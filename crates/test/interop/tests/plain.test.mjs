@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { describe, test } from '../lib/test.mjs';
-import { ask, connect, inbox, MESSAGE_PACK, once, POLLING, WEBSOCKET } from '../lib/client.mjs';
+import { ask, connect, inbox, MESSAGE_PACK, once, POLLING, refused, WEBSOCKET } from '../lib/client.mjs';
 import { enter, JSON_FORMAT, MSGPACK_FORMAT, open } from '../lib/plain.mjs';
 import { startRedis } from '../lib/redis.mjs';
 import { stageOf } from '../lib/stage.mjs';
@@ -525,6 +525,34 @@ describe('plain clients beside others', OPTIONS, () => {
     assert.deepEqual((await watcher.next()).args, ['alive']);
     const { sessions } = await fetch(`${b.admin}/api/v1/users/ann`).then((answer) => answer.json());
     assert.deepEqual(sessions.map(({ session, transport }) => [session, transport]), [[back.connected.session, 'websocket']]);
+  });
+
+  test('who comes back by itself takes its own place and nobody else’s, in either protocol', async (t) => {
+    const stage = stageOf(t);
+    const redis = await startRedis(stage);
+    const [a, b] = await Promise.all([startTidegate(stage, { redis }), startTidegate(stage, { redis })]);
+    const auth = { user: 'ann', device: 'phone' };
+    const first = await enter(stage, a.url, auth);
+    // Its line is cut, and nobody has found out.
+    const again = await enter(stage, b.url, { ...auth, resumes: first.connected.session });
+    assert.equal((await first.ended()).code, 4409);
+    // Another one comes while it is away.
+    const other = await connect(stage, a.url, { ...WEBSOCKET, auth });
+    assert.equal((await again.ended()).code, 4409);
+    const late = await open(stage, b.url);
+    late.send({ op: 'connect', auth: { ...auth, resumes: again.connected.session }, id: 1 });
+    assert.equal((await late.next()).error.code, 'duplicate_session');
+    assert.equal(code(await late.ended()), '4409 duplicate_session');
+    const refusal = await refused(stage, b.url, { ...WEBSOCKET, auth: { ...auth, resumes: again.connected.session } });
+    assert.equal(refusal.data.code, 'duplicate_session');
+    assert.equal((await ask(other, 'heartbeat', null)).ok, true);
+    // And leaves again.
+    other.disconnect();
+    await until('the place is free', async () => (await fetch(`${a.admin}/api/v1/users/ann`).then((answer) => answer.json())).sessions.length === 0);
+    await enter(stage, b.url, { ...auth, resumes: again.connected.session });
+    const odd = await open(stage, b.url);
+    odd.send({ op: 'connect', auth: { ...auth, resumes: 7 } });
+    assert.equal(code(await odd.ended()), '4400 bad_request');
   });
 
   test('what follows a join waits for it, and a burst is answered in order', async (t) => {

@@ -110,6 +110,45 @@ pub async fn a_newcomer_may_be_refused(cluster: &impl Cluster) {
     a.hold(claim_as("max", "d3", Policy::Max(2), REJECT)).await;
 }
 
+/// A client that comes back for a session of its own takes that one's place, or a free one, and nobody else's.
+pub async fn who_comes_back_displaces_nobody_else(cluster: &impl Cluster) {
+    let (a, b) = pair(cluster).await;
+    for on_duplicate in [REPLACE, REJECT] {
+        for (policy, device) in
+            [(Policy::PerDevice, "phone"), (Policy::Max(1), "desk"), (Policy::Max(2), "desk")]
+        {
+            let user = format!("{policy:?} {on_duplicate:?}");
+            let comes_back = |held: &Claim, device| Claim {
+                resumes: Some(held.session),
+                ..claim_as(&user, device, policy, on_duplicate)
+            };
+            // Its own, which nobody has found dead yet.
+            let first = a.hold(claim_as(&user, "phone", policy, REPLACE)).await;
+            let (second, answer) = b.claim(comes_back(&first, "phone")).await;
+            assert_eq!(answer.displaced.len(), usize::from(policy != Policy::Max(2)), "{user}");
+            // Somebody came meanwhile, once it was gone; or displaced it, and it did not hear of it.
+            b.release(&second).await;
+            a.release(&first).await;
+            let others = match policy {
+                Policy::Max(2) => vec![
+                    a.hold(claim_as(&user, "other", policy, REPLACE)).await,
+                    a.hold(claim_as(&user, device, policy, REPLACE)).await,
+                ],
+                _ => vec![a.hold(claim_as(&user, device, policy, REPLACE)).await],
+            };
+            let rows: Vec<_> = others.iter().map(|held| a.row(held)).collect();
+            let refused = b.registry.claim(comes_back(&second, device)).await;
+            assert_eq!(refused, Err(ClaimError::Taken), "{user}");
+            assert_eq!(a.find(&user).await, rows);
+            // Whoever comes by itself is a newcomer like any other.
+            if on_duplicate == REPLACE {
+                let (_, answer) = b.claim(claim_as(&user, device, policy, REPLACE)).await;
+                assert_eq!(answer.displaced.len(), 1, "{user}");
+            }
+        }
+    }
+}
+
 /// The session of a dead node is in nobody's way, but only such a session makes room.
 pub async fn a_dead_nodes_session_makes_room(cluster: &impl Cluster) {
     let (a, b) = pair(cluster).await;

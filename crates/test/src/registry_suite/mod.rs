@@ -293,6 +293,7 @@ pub fn claim(user: &str, device: &str) -> Claim {
         transport: Transport::WebSocket,
         policy: Policy::PerDevice,
         on_duplicate: OnDuplicate::Replace,
+        resumes: None,
         ready: false,
     }
 }

@@ -134,6 +134,7 @@ contract! {
         a_newcomer_displaces_its_device,
         a_newcomer_displaces_the_oldest,
         a_newcomer_may_be_refused,
+        who_comes_back_displaces_nobody_else,
         a_refresh_is_found,
         a_stale_claim_does_nothing,
         an_eviction_is_heard_before_the_next_pulse,

@@ -28,6 +28,8 @@ enum Step {
         device: usize,
         policy: Policy,
         on_duplicate: OnDuplicate,
+        /// The claim of the session that it comes back for.
+        resumes: Option<usize>,
     },
     ClaimAgain {
         at: usize,
@@ -66,10 +68,12 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let (nodes, users, devices) = (0..NODES.len(), 0..USERS.len(), 0..DEVICES.len());
     let on_duplicate = prop_oneof![3 => Just(OnDuplicate::Replace), 1 => Just(OnDuplicate::Reject)];
-    let claim = (nodes.clone(), users.clone(), devices.clone(), 0..POLICIES.len(), on_duplicate).prop_map(
-        |(node, user, device, policy, on_duplicate)| {
+    let resumes = prop_oneof![3 => Just(None), 1 => (0..6_usize).prop_map(Some)];
+    let who = (nodes.clone(), users.clone(), devices.clone());
+    let claim = (who, 0..POLICIES.len(), on_duplicate, resumes).prop_map(
+        |((node, user, device), policy, on_duplicate, resumes)| {
             let policy = POLICIES[policy];
-            Step::Claim { node, user, device, policy, on_duplicate }
+            Step::Claim { node, user, device, policy, on_duplicate, resumes }
         },
     );
     let at = || 0..6_usize;
@@ -168,9 +172,11 @@ impl<'a, C: Cluster> Run<'a, C> {
 
     async fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match *step {
-            Step::Claim { node, user, device, policy, on_duplicate } => {
+            Step::Claim { node, user, device, policy, on_duplicate, resumes } => {
                 let claim = claim_as(USERS[user], DEVICES[device], policy, on_duplicate);
-                self.claim(node, claim).await
+                let resumes = resumes.and_then(|at| self.made.iter().rev().nth(at));
+                let resumes = resumes.map(|(made, _)| made.session);
+                self.claim(node, Claim { resumes, ..claim }).await
             }
             Step::ClaimAgain { at } => self.claim_again(at).await,
             Step::Release { at, stale } => self.release(at, stale).await,
@@ -267,8 +273,11 @@ impl<'a, C: Cluster> Run<'a, C> {
         let home = Home { at, incarnation: self.nodes[at].incarnation.clone() };
         let (mut rivals, beside) = self.rivals(&claim);
         let excess = rivals.len().saturating_sub(beside);
-        if claim.on_duplicate == OnDuplicate::Reject {
-            rivals.retain(|rival| !self.is_alive(&self.entries[*rival].home));
+        if claim.on_duplicate == OnDuplicate::Reject || claim.resumes.is_some() {
+            rivals.retain(|rival| {
+                let Entry { claim: held, home, .. } = &self.entries[*rival];
+                claim.resumes == Some(held.session) || !self.is_alive(home)
+            });
         }
         let answer = self.nodes[at].registry.claim(claim.clone()).await;
         if rivals.len() < excess {
