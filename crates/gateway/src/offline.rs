@@ -11,13 +11,12 @@ use tidegate_core::offline::{
 use tidegate_core::registry::Place;
 use tidegate_core::{EVENTS_RESERVED, ErrorCode};
 use tidegate_msgpack::{Reader, Token, write};
-use tidegate_protocol::socketio::ATTACHMENTS_MAX;
 use tidegate_protocol::value;
 use tokio::time::Instant;
 
 use crate::inbox::{ROUNDS_BURST, ROUNDS_PER_SECOND, Settling, Unsettled, Window};
 use crate::node::{Inner, Node};
-use crate::operation::{EVENT_DEFAULT, NIL, entry, name_field};
+use crate::operation::{EVENT_DEFAULT, NIL, check_binary, entry, name_field};
 use crate::reply::{Refusal, Reply};
 use crate::session::{Deed, Session};
 
@@ -84,12 +83,7 @@ fn check_content(event: &str, data: &[u8], bytes_max: usize) -> Result<(), Refus
             format!("data has {length} bytes, at most {bytes_max} (offline.message_bytes_max) are allowed");
         return Err(Refusal::new(ErrorCode::TooLarge, message));
     }
-    let binary = value::count_binary(data).map_err(|_| Refusal::bad_request("data cannot be read"))?;
-    if binary > ATTACHMENTS_MAX {
-        let message = format!("data holds {binary} binary values, at most {ATTACHMENTS_MAX} are allowed");
-        return Err(Refusal::new(ErrorCode::TooLarge, message));
-    }
-    Ok(())
+    check_binary(data)
 }
 
 /// What the argument of `online` says.

@@ -9,7 +9,7 @@ use tidegate_core::offline::HolderError;
 use tidegate_core::{EVENTS_RESERVED, ErrorCode, Flags, MessageId, Publication, Room, Rooms};
 use tidegate_msgpack::{Reader, Token, write};
 use tidegate_protocol::socketio::ATTACHMENTS_MAX;
-use tidegate_protocol::value;
+use tidegate_protocol::value::Binary;
 use tokio::time::Instant;
 
 use crate::clock::unix_ms;
@@ -349,6 +349,24 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// Checks what becomes of `data` with Socket.IO's default parser, which clients in the room may have.
+pub(crate) fn check_binary(data: &[u8]) -> Result<(), Refusal> {
+    let Binary { count, has_placeholder } =
+        Binary::of(data).map_err(|_| Refusal::bad_request("data cannot be read"))?;
+    if count > ATTACHMENTS_MAX {
+        return Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!("data holds {count} binary values, at most {ATTACHMENTS_MAX} are allowed"),
+        ));
+    }
+    if count > 0 && has_placeholder {
+        return Err(Refusal::bad_request(
+            "data holds an object with _placeholder: true beside binary values, for one of which it would be taken",
+        ));
+    }
+    Ok(())
+}
+
 /// A checked publication and its id.
 fn outgoing(
     node: &Inner,
@@ -382,13 +400,7 @@ fn outgoing(
             Some(room)
         }
     };
-    let binary = value::count_binary(data).map_err(|_| Refusal::bad_request("data cannot be read"))?;
-    if binary > ATTACHMENTS_MAX {
-        return Err(Refusal::new(
-            ErrorCode::TooLarge,
-            format!("data holds {binary} binary values, at most {ATTACHMENTS_MAX} are allowed"),
-        ));
-    }
+    check_binary(data)?;
     let now = unix_ms();
     let id = MessageId::new(now);
     let mut out = Vec::with_capacity(data.len() + event.len() + 160);

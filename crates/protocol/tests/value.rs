@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value as Json;
 use tidegate_msgpack::{check, write};
 use tidegate_protocol::value::{
-    DEPTH_MAX, Error, client_to_wire, count_binary, json_to_wire, wire_to_client, wire_to_json,
+    Binary, DEPTH_MAX, Error, client_to_wire, json_to_wire, wire_to_client, wire_to_json,
 };
 use vectors::{hex, unhex};
 
@@ -62,7 +62,7 @@ fn every_value_crosses_as_with_stock_encoders() {
             assert_eq!(printed, expected, "wire to text: {name}");
         }
         assert_eq!(printed_attachments, expected_attachments, "wire to text: {name}");
-        assert_eq!(count_binary(&wire), Ok(expected_attachments.len()), "{name}");
+        assert_eq!(Binary::of(&wire).map(|binary| binary.count), Ok(expected_attachments.len()), "{name}");
         assert_eq!(hex(&to_client(&wire).unwrap()), row["to_client"], "wire to client: {name}");
     }
 }
@@ -88,7 +88,7 @@ fn foreign_encodings_on_the_wire_reach_receivers_as_with_stock_servers() {
             _ => assert_eq!(printed, expected, "wire to text: {name}"),
         }
         assert_eq!(attachments, expected_attachments, "wire to text: {name}");
-        assert_eq!(count_binary(&wire), Ok(attachments.len()), "{name}");
+        assert_eq!(Binary::of(&wire).map(|binary| binary.count), Ok(attachments.len()), "{name}");
         match name {
             // Stock writes 0 for the one and 1970 for the other.
             "the largest integer" => assert_eq!(client, wire),
@@ -336,7 +336,7 @@ fn what_is_not_one_value_is_refused() {
         assert_eq!(from_client(bytes), Err(error.into()), "{bytes:02x?}");
         assert_eq!(to_json(bytes), Err(error.into()), "{bytes:02x?}");
         assert_eq!(to_client(bytes), Err(error.into()), "{bytes:02x?}");
-        assert_eq!(count_binary(bytes), Err(error.into()), "{bytes:02x?}");
+        assert_eq!(Binary::of(bytes).map(|binary| binary.count), Err(error.into()), "{bytes:02x?}");
     }
 }
 
@@ -347,4 +347,23 @@ fn a_key_is_a_string_or_an_integer() {
         assert_eq!(from_client(&map), Err(Error::Key), "{key:02x?}");
         assert_eq!(to_json(&map), Err(Error::Key), "{key:02x?}");
     }
+}
+
+#[test]
+fn what_looks_like_an_attachment_is_found_wherever_it_stands() {
+    let look = |json: &str| Binary::of(&from_json(json, &[]).unwrap()).unwrap();
+    for json in [r#"{"_placeholder":true,"num":0}"#, r#"[1,{"a":[{"num":99,"_placeholder":true}]}]"#] {
+        assert_eq!(look(json), Binary { count: 0, has_placeholder: true }, "{json}");
+    }
+    for json in [
+        r#"["_placeholder",true]"#,
+        r#"{"_placeholder":false}"#,
+        r#"{"_placeholder":1}"#,
+        r#"{"a":"_placeholder","b":true}"#,
+    ] {
+        assert!(!look(json).has_placeholder, "{json}");
+    }
+    let beside = Binary::of(b"\x82\xa1b\xc4\x01\x07\xa1x\x81\xac_placeholder\xc3");
+    assert_eq!(beside, Ok(Binary { count: 1, has_placeholder: true }));
+    assert_eq!(Binary::of(b"\x81\xc0\x01"), Err(Error::Key));
 }

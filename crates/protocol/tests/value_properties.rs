@@ -5,9 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value as Json;
 use tidegate_msgpack::{Reader, Token, check, write};
-use tidegate_protocol::value::{
-    Error, client_to_wire, count_binary, json_to_wire, wire_to_client, wire_to_json,
-};
+use tidegate_protocol::value::{Binary, Error, client_to_wire, json_to_wire, wire_to_client, wire_to_json};
 
 fn from_json(json: &[u8]) -> Result<Vec<u8>, Error> {
     let mut wire = Vec::new();
@@ -240,7 +238,7 @@ proptest! {
         prop_assert_eq!(&again, &wire);
 
         let (printed, attachments) = to_json(&wire).unwrap();
-        prop_assert_eq!(count_binary(&wire), Ok(attachments.len()));
+        prop_assert_eq!(Binary::of(&wire).map(|binary| binary.count), Ok(attachments.len()));
         prop_assert!(serde_json::from_str::<Json>(&printed).is_ok());
         // Attachments find their places again.
         let mut through_text = Vec::new();

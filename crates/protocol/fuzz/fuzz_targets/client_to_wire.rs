@@ -4,7 +4,7 @@
 mod strings;
 
 use libfuzzer_sys::fuzz_target;
-use tidegate_protocol::value::{client_to_wire, count_binary, wire_to_client, wire_to_json};
+use tidegate_protocol::value::{Binary, client_to_wire, wire_to_client, wire_to_json};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut wire = Vec::new();
@@ -21,5 +21,5 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(wire, again);
     let (mut json, mut attachments) = (Vec::new(), Vec::new());
     wire_to_json(&wire, &mut json, &mut attachments).expect("wire form has a json form");
-    assert_eq!(count_binary(&wire), Ok(attachments.len()));
+    assert_eq!(Binary::of(&wire).map(|binary| binary.count), Ok(attachments.len()));
 });

@@ -5,7 +5,7 @@ mod strings;
 
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize as _;
-use tidegate_protocol::value::{count_binary, json_to_wire, wire_to_client, wire_to_json};
+use tidegate_protocol::value::{Binary, json_to_wire, wire_to_client, wire_to_json};
 
 fuzz_target!(|wire: &[u8]| {
     let (mut json, mut attachments) = (Vec::new(), Vec::new());
@@ -17,7 +17,7 @@ fuzz_target!(|wire: &[u8]| {
     if printed.is_err() {
         return;
     }
-    assert_eq!(count_binary(wire), Ok(attachments.len()));
+    assert_eq!(Binary::of(wire).map(|binary| binary.count), Ok(attachments.len()));
     // A placeholder nests one level deeper than the bytes it stands for, past where serde_json stops by default.
     let mut judge = serde_json::Deserializer::from_slice(&json);
     judge.disable_recursion_limit();

@@ -91,26 +91,56 @@ pub enum Error {
     MessagePack(#[from] tidegate_msgpack::Error),
 }
 
-/// How many attachments [`wire_to_json`] would make of this value.
-///
-/// # Errors
-/// [`Error::MessagePack`] when it is not one complete value.
-pub fn count_binary(wire: &[u8]) -> Result<usize, Error> {
-    let mut reader = Reader::new(wire);
-    let mut values_left = 1_u64;
-    let mut count = 0;
-    while values_left > 0 {
-        values_left -= 1;
+/// What a value holds that Socket.IO's default parser sends beside the text, as attachments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Binary {
+    /// How many attachments [`wire_to_json`] would make of it.
+    pub count: usize,
+    /// It also holds an object with `"_placeholder": true`. Beside attachments, clients take that for one of them, or find
+    /// that there is no such attachment and hang up.
+    pub has_placeholder: bool,
+}
+
+impl Binary {
+    /// Looks through a value.
+    ///
+    /// # Errors
+    /// [`Error::MessagePack`] when it is not one complete value, [`Error::TooDeep`], or [`Error::Key`].
+    pub fn of(wire: &[u8]) -> Result<Self, Error> {
+        let mut found = Self::default();
+        let mut reader = Reader::new(wire);
+        found.look(&mut reader, 0)?;
+        if reader.is_empty() { Ok(found) } else { Err(tidegate_msgpack::Error::Trailing.into()) }
+    }
+
+    fn look(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<(), Error> {
+        if depth > tidegate_msgpack::DEPTH_MAX {
+            return Err(Error::TooDeep);
+        }
         match reader.token()? {
-            Token::Array(length) => values_left += u64::from(length),
-            Token::Map(length) => values_left += u64::from(length) * 2,
-            Token::Bin(_) => count += 1,
+            Token::Array(length) => {
+                for _ in 0..length {
+                    self.look(reader, depth + 1)?;
+                }
+            }
+            Token::Map(length) => {
+                for _ in 0..length {
+                    let is_mark = match reader.token()? {
+                        Token::Str(key) => key == b"_placeholder",
+                        Token::UInt(_) | Token::Int(_) => false,
+                        _ => return Err(Error::Key),
+                    };
+                    self.has_placeholder |= is_mark && reader.remaining().first() == Some(&0xc3);
+                    self.look(reader, depth + 1)?;
+                }
+            }
+            Token::Bin(_) => self.count += 1,
             Token::Ext { kind, data, header } => {
                 let extension = Extension::of_wire(kind, data, header);
-                count += usize::from(matches!(extension, Extension::Bytes(_) | Extension::Unknown(..)));
+                self.count += usize::from(matches!(extension, Extension::Bytes(_) | Extension::Unknown(..)));
             }
             _ => {}
         }
+        Ok(())
     }
-    if reader.is_empty() { Ok(count) } else { Err(tidegate_msgpack::Error::Trailing.into()) }
 }

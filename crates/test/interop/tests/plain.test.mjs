@@ -141,6 +141,9 @@ for (const [name, formats] of Object.entries(FORMATS)) {
         [{ op: 'join', room: 'room:2' }, 'too_large'],
         [{ op: 'publish', room: 'room:1', event: 'evicted', data: 1 }, 'bad_request'],
         [{ op: 'publish', room: 'room:1', data: Array(11).fill(BYTES) }, 'too_large'],
+        [{ op: 'publish', room: 'room:1', data: { bytes: BYTES, odd: { _placeholder: true, num: 99 } } }, 'bad_request'],
+        [{ op: 'publish', room: 'room:1', data: { odd: { _placeholder: true, num: 99 } } }, 'ok'],
+        [{ op: 'send', to: 'bob', data: { bytes: BYTES, odd: { _placeholder: true, num: 0 } } }, 'bad_request'],
         [{ op: 'broadcast', data: 1 }, 'forbidden'],
         [{ op: 'send', to: 'eve', data: 1 }, 'forbidden'],
         [{ op: 'send', to: 'bob', data: Buffer.alloc(65_537) }, 'too_large'],
@@ -614,14 +617,14 @@ describe('plain clients beside others', OPTIONS, () => {
 
   test('a node that stood still reads what was said meanwhile before it takes anybody for silent', async (t) => {
     const stage = stageOf(t);
-    const settings = { engine: { connect_timeout_ms: 1_000, ping_interval_ms: 500, ping_timeout_ms: 500 } };
+    const settings = { engine: { connect_timeout_ms: 3_000, ping_interval_ms: 1_500, ping_timeout_ms: 1_500 } };
     const node = await startTidegate(stage, { settings });
     const beating = await enter(stage, node.url, {});
     const waiting = await open(stage, node.url);
     await node.freeze(stage);
     waiting.send({ op: 'connect' });
     beating.send('ping');
-    await pause(3_000);
+    await pause(5_000);
     beating.send('ping');
     node.thaw();
     assert.equal((await waiting.next('connected')).op, 'connected');
