@@ -32,7 +32,7 @@ macro_rules! modules {
 /// The client's modules, each behind those that it imports.
 const CLIENT: &[Module] = modules!("../../client-js/src/":
     "alarms.js", "backoff.js", "binary.js", "fail.js", "closing.js", "identity.js", "packet.js", "envelope.js", "line.js",
-    "options.js", "plain.js", "polling.js", "pulse.js", "requests.js", "surroundings.js", "link.js", "socket.js",
+    "options.js", "plain.js", "polling.js", "pulse.js", "requests.js", "siding.js", "surroundings.js", "link.js", "socket.js",
 );
 
 /// The page's own, likewise.

@@ -8,7 +8,14 @@ const at = (port) => `${protocol}//${hostname}:${port}`;
 const nodes = JSON.parse(document.getElementById('nodes').textContent).map(({ name, client, admin }) => ({ name, client: at(client), admin: at(admin) }));
 
 const panels = document.getElementById('panels');
-const gone = ({ root }) => root.remove();
+const added = document.getElementById('add');
+
+/** Whoever went by keyboard goes on at the neighbour, or where clients are added. */
+function gone({ root }) {
+  const next = root.nextElementSibling ?? root.previousElementSibling;
+  root.remove();
+  (next?.querySelector('input, button') ?? added).focus();
+}
 
 function add({ user, device, node }) {
   const panel = new Panel({ nodes, user, device, node, again, gone });
@@ -29,8 +36,11 @@ theme.addEventListener('click', () => {
   root.dataset.theme = isDark ? 'light' : 'dark';
 });
 
-document.getElementById('add').addEventListener('click', () => {
-  add({ user: 'eve', device: 'phone', node: 0 }).root.querySelector('input').focus();
+let devices = 0;
+added.addEventListener('click', () => {
+  // A device of its own, or the next one would displace it.
+  devices += 1;
+  add({ user: 'eve', device: `phone ${devices}`, node: 0 }).root.querySelector('input').focus();
 });
 
 document.getElementById('cards').append(...nodes.map((node) => new Card(node).root));

@@ -22,8 +22,10 @@ function origin({ from, room, node, ts } = {}) {
   return parts.filter(Boolean).join(', ');
 }
 
+const clock = new Intl.DateTimeFormat([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+
 function time(date) {
-  return date.toLocaleTimeString([], { hour12: false });
+  return clock.format(date);
 }
 
 function line(kind, text, from, ...more) {
@@ -36,15 +38,17 @@ function line(kind, text, from, ...more) {
   return element('li', {}, ...children, ...more);
 }
 
-/** A line for a message. With `acknowledge` it has a button for that. */
+/** A line for a message. With `acknowledge`, which tells whether it could be said, it has a button for that. */
 export function messageLine(message, acknowledge) {
   const { kind, text, from } = told(message);
   if (acknowledge === undefined) return line(kind, text, origin(from));
   const button = element('button', { type: 'button', className: 'quiet', on: { click: () => taken() } }, 'Acknowledge');
+  // Whoever pressed it by keyboard keeps the focus, which a disabled button could not have.
   const taken = () => {
-    acknowledge();
-    button.disabled = true;
-    button.textContent = 'Acknowledged';
+    if (button.ariaDisabled === 'true') return;
+    const isTaken = acknowledge();
+    button.textContent = isTaken ? 'Acknowledged' : 'Not connected: it comes again';
+    if (isTaken) button.ariaDisabled = 'true';
   };
   return line(kind, text, origin(from), button);
 }

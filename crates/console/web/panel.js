@@ -11,6 +11,11 @@ const RECONNECT = { ...Socket.RECONNECT_PATIENT, attempts: Infinity };
 
 const LINES_MAX = 200;
 
+/** So near to its end, in pixels, whoever reads a log wants to see what comes. */
+const END_PX = 40;
+
+let opened = 0;
+
 const FAILURES = {
   [Fail.UNSUPPORTED]: 'WebSocket is not supported here',
   [Fail.UNREACHABLE]: 'cannot connect',
@@ -31,12 +36,16 @@ function choice(options) {
 export class Panel {
   #socket = null;
   #rooms = new Set();
+  /** Lines that the next frame shows, the oldest given up if there are too many. */
+  #waiting = [];
+  #frame = 0;
   #again;
-  #title = element('h3', {});
+  #title = element('h3', { id: `panel-${(opened += 1)}` });
+  #removal;
   #state = element('span', { className: 'pill' });
   #note = element('p', { className: 'note', role: 'status' });
   #chips = element('ul', { className: 'chips' });
-  #log = element('ul', { className: 'log', 'aria-label': 'What this client heard', 'aria-live': 'polite', tabIndex: 0 });
+  #log = element('ul', { className: 'log', role: 'log', 'aria-label': 'What this client heard', tabIndex: 0 });
   #fields;
   #ack = tick('Acknowledge by itself', false);
   #echo = tick('To myself, too', true);
@@ -58,7 +67,7 @@ export class Panel {
     };
     this.#fields.node.selectedIndex = node;
     this.#talk = element('div', {}, this.#roomsPart(), this.#publishPart(), this.#durablePart());
-    const remove = element('button', { type: 'button', className: 'quiet', 'aria-label': 'Remove this client', on: { click: () => this.#remove(gone) } }, '×');
+    this.#removal = element('button', { type: 'button', className: 'quiet', on: { click: () => this.#remove(gone) } }, '×');
     const twin = element('button', { type: 'button', className: 'quiet', on: { click: () => this.#twin() } }, 'Same user again');
     const { user: userField, device: deviceField, node: nodeField, over } = this.#fields;
     const who = form(
@@ -67,7 +76,7 @@ export class Panel {
       element('div', { className: 'row' }, labelled('Node', nodeField), labelled('Over', over)),
       element('div', { className: 'row' }, this.#connect, twin),
     );
-    this.root = element('article', { className: 'panel' }, element('div', { className: 'bar' }, this.#title, this.#state, remove), who, this.#note, this.#talk, this.#log);
+    this.root = element('article', { className: 'panel', 'aria-labelledby': this.#title.id }, element('div', { className: 'bar' }, this.#title, this.#state, this.#removal), who, this.#note, this.#talk, this.#log);
     this.#name();
     this.#show('closed');
   }
@@ -75,19 +84,18 @@ export class Panel {
   open() {
     const { user, device, node, over } = this.#fields;
     this.#name();
-    this.#rooms.clear();
-    this.#drawRooms();
     const auth = user.value ? { user: user.value, device: device.value || undefined } : {};
     this.#socket = new Socket(`${node.value}/ws`, {
       auth,
       transport: over.value,
-      fallback: 'always',
+      // What was chosen is what is seen.
+      fallback: false,
       reconnect: RECONNECT,
       success: (connected) => this.#connected(connected),
       fail: (failure) => this.#failed(failure),
       onMessage: (message, acknowledge) => this.#hear(message, acknowledge),
       onStatus: (status, detail) => this.#status(status, detail),
-      onLost: ({ op, room, error }) => this.#write(noteLine('error', `${op} ${room ?? ''}: ${error.message}`)),
+      onLost: (lost) => this.#lost(lost),
     });
     this.#show('connecting');
   }
@@ -95,10 +103,14 @@ export class Panel {
   #roomsPart() {
     const { room } = this.#fields;
     const join = element('button', { type: 'submit' }, 'Join');
-    const act = () => this.#ask('join', (socket) => socket.join(room.value), () => {
-      this.#rooms.add(room.value);
-      this.#drawRooms();
-    });
+    const act = () => {
+      // By the time of the answer it may say something else.
+      const name = room.value;
+      this.#ask('join', (socket) => socket.join(name), () => {
+        this.#rooms.add(name);
+        this.#drawRooms();
+      });
+    };
     return element('fieldset', {}, element('legend', {}, 'Rooms'), form(act, element('div', { className: 'row' }, labelled('Room', room), join)), this.#chips);
   }
 
@@ -112,7 +124,10 @@ export class Panel {
   #durablePart() {
     const { to, letter } = this.#fields;
     const send = element('button', { type: 'submit' }, 'Send');
-    const act = () => this.#ask('send', (socket) => socket.send(to.value, typed(letter.value), { event: 'note' }), ({ status }) => this.#write(noteLine('sent', `to ${to.value}: ${status}`)));
+    const act = () => {
+      const name = to.value;
+      this.#ask('send', (socket) => socket.send(name, typed(letter.value), { event: 'note' }), ({ status }) => this.#write(() => noteLine('sent', `to ${name}: ${status}`)));
+    };
     const ready = () => this.#ask('online', (socket) => socket.online());
     const online = element('button', { type: 'button', className: 'quiet', on: { click: ready } }, 'I am ready');
     return element(
@@ -131,6 +146,7 @@ export class Panel {
     }
     this.#socket.close();
     this.#socket = null;
+    this.#forgetRooms();
     this.#show('closed');
     this.#note.textContent = 'Away. What is sent to this user waits.';
   }
@@ -143,6 +159,7 @@ export class Panel {
   #remove(gone) {
     this.#socket?.close();
     this.#socket = null;
+    cancelAnimationFrame(this.#frame);
     gone(this);
   }
 
@@ -150,7 +167,7 @@ export class Panel {
     try {
       then(await ask(this.#socket));
     } catch (error) {
-      this.#write(noteLine('error', `${what}: ${error.code}: ${error.message}`));
+      this.#write(() => noteLine('error', `${what}: ${error.code}: ${error.message}`));
     }
   }
 
@@ -161,8 +178,7 @@ export class Panel {
 
   #failed({ code, message }) {
     this.#socket = null;
-    this.#rooms.clear();
-    this.#drawRooms();
+    this.#forgetRooms();
     this.#show('failed', FAILURES[code]);
     this.#note.textContent = `Code ${code}: ${message}. It does not come back by itself.`;
   }
@@ -170,7 +186,14 @@ export class Panel {
   #hear(message, acknowledge) {
     const isDue = message.op === 'offline' || message.message !== undefined;
     if (isDue && this.#ack.box.checked) acknowledge();
-    this.#write(messageLine(message, isDue && !this.#ack.box.checked ? acknowledge : undefined));
+    const byHand = isDue && !this.#ack.box.checked ? acknowledge : undefined;
+    this.#write(() => messageLine(message, byHand));
+  }
+
+  #lost({ op, room, error }) {
+    this.#rooms.delete(room);
+    this.#drawRooms();
+    this.#write(() => noteLine('error', `${op} ${room ?? ''}: ${error.message}`));
   }
 
   #status(status, detail) {
@@ -187,28 +210,52 @@ export class Panel {
     const isOpen = this.#socket !== null;
     this.#connect.textContent = isOpen ? 'Disconnect' : 'Connect';
     this.#connect.classList.toggle('quiet', isOpen);
-    for (const name of ['user', 'device', 'node', 'over']) this.#fields[name].disabled = isOpen;
+    const who = ['user', 'device', 'node', 'over'].map((name) => this.#fields[name]);
     // What is asked while it comes back waits; without a socket there is nobody to ask.
-    for (const field of this.#talk.querySelectorAll('button, input')) field.disabled = !isOpen;
+    const what = [...this.#talk.querySelectorAll('button, input')];
+    const [off, on] = isOpen ? [who, what] : [what, who];
+    // A field that is disabled loses the focus, and with it whoever goes by keyboard their place.
+    if (off.includes(document.activeElement)) this.#connect.focus();
+    for (const field of on) field.disabled = false;
+    for (const field of off) field.disabled = true;
   }
 
   #name() {
     const { user, device } = this.#fields;
     this.#title.textContent = user.value ? `${user.value} · ${device.value || 'default'}` : 'anonymous';
+    this.#removal.setAttribute('aria-label', `Remove ${this.#title.textContent}`);
   }
 
   #drawRooms() {
     const leave = (room) => this.#ask('leave', (socket) => socket.leave(room), () => {
+      const hadFocus = this.#chips.contains(document.activeElement);
       this.#rooms.delete(room);
       this.#drawRooms();
+      if (hadFocus) (this.#chips.querySelector('button') ?? this.#fields.room).focus();
     });
     const chip = (room) => element('li', {}, element('button', { type: 'button', className: 'quiet', 'aria-label': `Leave ${room}`, on: { click: () => leave(room) } }, `${room} ×`));
     this.#chips.replaceChildren(...[...this.#rooms].map(chip));
   }
 
-  #write(line) {
-    this.#log.append(line);
-    while (this.#log.children.length > LINES_MAX) this.#log.firstElementChild.remove();
-    this.#log.scrollTop = this.#log.scrollHeight;
+  #forgetRooms() {
+    this.#rooms.clear();
+    this.#drawRooms();
+  }
+
+  /** Shows the line that `make` makes, with all others of this frame: a thousand messages a second are no thousand layouts. */
+  #write(make) {
+    this.#waiting.push(make);
+    if (this.#waiting.length > LINES_MAX) this.#waiting.shift();
+    this.#frame ||= requestAnimationFrame(() => this.#drawLines());
+  }
+
+  #drawLines() {
+    this.#frame = 0;
+    const log = this.#log;
+    const isFollowed = log.scrollHeight - log.scrollTop - log.clientHeight < END_PX;
+    log.append(...this.#waiting.splice(0).map((make) => make()));
+    while (log.children.length > LINES_MAX) log.firstElementChild.remove();
+    // Whoever reads further up is left there.
+    if (isFollowed) log.scrollTop = log.scrollHeight;
   }
 }

@@ -6,14 +6,14 @@ import { createHmac } from 'node:crypto';
 import WebSocket from 'ws';
 import { Fail, Socket } from '../../../client-js/src/index.js';
 import { describe, test } from '../lib/test.mjs';
-import { ask, connect, WEBSOCKET } from '../lib/client.mjs';
+import { ask, connect, MESSAGE_PACK, WEBSOCKET } from '../lib/client.mjs';
 import { freePort } from '../lib/ports.mjs';
 import { startRedis } from '../lib/redis.mjs';
 import { serveOldProxy } from '../lib/site.mjs';
 import { stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';
-import { Inbox, limited, until, WITHIN_MS } from '../lib/wait.mjs';
+import { Inbox, limited, pause, until, WITHIN_MS } from '../lib/wait.mjs';
 
 const SECRET = 'a secret of more than thirty-two bytes, for this test only';
 const BYTES = new Uint8Array([0, 1, 254, 255]);
@@ -141,6 +141,25 @@ describe('the JavaScript client', { skip: TIDEGATE_ONLY }, () => {
     }
   });
 
+  test('a token that expires is followed by a fresh one at once, where auth is a function', async (t) => {
+    const stage = stageOf(t);
+    const { url } = await startTidegate(stage, { dev: false, config: `auth.jwt.secret = "${SECRET}"\n` });
+    for (const transport of ['websocket', 'polling']) {
+      const now = Math.floor(Date.now() / 1_000);
+      const tidegate = { join: ['*'], publish: ['*'] };
+      const tokens = [token({ sub: transport, exp: now - 2, tidegate }), token({ sub: transport, exp: now + 600, tidegate })];
+      const { socket, messages, statuses, connected } = client(stage, url, { transport, auth: () => ({ token: tokens.shift() }) });
+      await connected();
+      await socket.join('r');
+      assert.equal((await messages.next('the eviction', 10_000)).reason, 'expired', transport);
+      assert.equal((await connected()).reconnected, true);
+      assert.deepEqual(statuses.map(({ status }) => status), ['connecting', 'connected', 'connecting', 'connected']);
+      await socket.publish('r', 1, { echo: true });
+      assert.deepEqual((await messages.next()).args, [1], 'it is in its room');
+      socket.close();
+    }
+  });
+
   test('code 4 for a server that stands still, unless it may come back', async (t) => {
     const stage = stageOf(t);
     const node = await startTidegate(stage);
@@ -220,6 +239,56 @@ describe('the JavaScript client', { skip: TIDEGATE_ONLY }, () => {
     await until('it waits', () => statuses.some(({ status, reason }) => status === 'waiting' && /draining/.test(reason)));
     await startTidegate(stage, { port });
     assert.equal((await connected(20_000)).reconnected, true);
+  });
+
+  for (const standstillMs of [0, 1_500]) {
+    test(`a heartbeat lost over polling leaves no connection at a server that stands still, ${standstillMs} ms longer`, async (t) => {
+      const stage = stageOf(t);
+      const node = await startTidegate(stage);
+      const times = { transport: 'polling', heartbeatMs: 200, heartbeatTimeoutMs: 300 };
+      const once = client(stage, node.url, { ...times, allowReconnect: false });
+      // Not while it stands still: whoever it lets in afterwards may be gone by then.
+      const again = client(stage, node.url, { ...times, reconnect: { delayMs: standstillMs + 1_000 } });
+      for (const each of [once, again]) await each.connected();
+      await node.freeze(stage);
+      assert.equal((await once.failed()).code, Fail.HEARTBEAT);
+      await until('the other one waits', () => again.statuses.some(({ status }) => status === 'waiting'));
+      await pause(standstillMs);
+      node.thaw();
+      await again.connected(20_000);
+      await until('only the new connection is left', async () => (await node.metric('tidegate_connections')) === 1);
+      again.socket.close();
+      await until('none is left', async () => (await node.metric('tidegate_connections')) === 0);
+    });
+  }
+
+  test('close() at any moment of a handshake over polling leaves no connection', async (t) => {
+    const stage = stageOf(t);
+    const node = await startTidegate(stage);
+    for (let round = 0; round < 20; round += 1) {
+      const { socket } = client(stage, node.url, { transport: 'polling' });
+      await pause(round / 2);
+      socket.close();
+    }
+    await pause(200);
+    await until('none is left', async () => (await node.metric('tidegate_connections')) === 0);
+  });
+
+  test('whoever publishes what looks like a placeholder throws nobody out', async (t) => {
+    const stage = stageOf(t);
+    const { url } = await startTidegate(stage);
+    const polling = client(stage, url, { transport: 'polling', auth: { user: 'ann' } });
+    await polling.connected();
+    await polling.socket.join('r');
+    const forger = await connect(stage, url, { ...WEBSOCKET, ...MESSAGE_PACK });
+    const forged = { bytes: Buffer.from(BYTES), odd: { _placeholder: true, num: 99 } };
+    const { ok, error } = await ask(forger, 'publish', { room: 'r', event: 'odd', data: forged });
+    if (ok) assert.deepEqual((await polling.messages.next()).args, [{ bytes: BYTES, odd: forged.odd }]);
+    else assert.equal(error.code, 'bad_request');
+    const other = await connect(stage, url, WEBSOCKET);
+    await ask(other, 'publish', { room: 'r', event: 'later', data: 1 });
+    assert.deepEqual((await polling.messages.next()).args, [1]);
+    assert.deepEqual(polling.statuses.map(({ status }) => status), ['connecting', 'connected']);
   });
 
   test('after close() the server has no connection of it and the process no timer', async (t) => {

@@ -247,7 +247,7 @@ describe('the console', { skip: TIDEGATE_ONLY, needs: MISSING }, () => {
     await tab.keyboard.type('zoë');
     await tab.keyboard.press('Enter');
     await eve.is('connected');
-    assert.equal(await eve.root.locator('h3').textContent(), 'zoë · phone');
+    assert.equal(await eve.root.locator('h3').textContent(), 'zoë · phone 1');
     await eve.root.getByLabel('Room', { exact: true }).focus();
     await tab.keyboard.press('Enter');
     await eve.root.getByRole('button', { name: 'Leave lobby' }).waitFor();
@@ -268,6 +268,71 @@ describe('the console', { skip: TIDEGATE_ONLY, needs: MISSING }, () => {
     }
     const unnamed = await tab.evaluate(() => [...document.querySelectorAll('input, select, button')].filter((each) => !each.labels?.length && !each.textContent.trim() && !each.getAttribute('aria-label')).length);
     assert.equal(unnamed, 0);
+    assert.deepEqual(tab.faults, []);
+  });
+
+  test('the focus stays where one is, the log where one reads, and nothing is said to be done that was not', async (t) => {
+    const stage = stageOf(t);
+    const node = await startTidegate(stage);
+    const tab = await openTab(stage, browser, node.url);
+    const focused = () => tab.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent);
+    const [ann, bob] = [new Client(tab, 0), await new Client(tab, 1).connect()];
+    await ann.root.getByLabel('User', { exact: true }).focus();
+    await tab.keyboard.press('Enter');
+    await ann.is('connected');
+    assert.equal(await focused(), 'Disconnect');
+    for (const room of ['one', 'two']) await ann.join(room);
+    await ann.root.getByRole('button', { name: 'Leave one' }).focus();
+    await tab.keyboard.press('Enter');
+    await ann.root.getByRole('button', { name: 'Leave one' }).waitFor({ state: 'detached' });
+    assert.equal(await focused(), 'Leave two');
+    // The room is the one that was asked for, whatever stands in the field by the time of the answer.
+    await tab.evaluate(() => {
+      const [field] = document.querySelectorAll('.panel input[name=room]');
+      field.value = 'third';
+      field.form.requestSubmit();
+      field.value = 'fourth';
+    });
+    await ann.root.getByRole('button', { name: 'Leave third' }).waitFor();
+    assert.equal(await ann.root.getByRole('button', { name: 'Leave fourth' }).count(), 0);
+
+    await bob.join('two');
+    await ann.root.getByLabel('Room', { exact: true }).fill('two');
+    await tab.evaluate(() => {
+      const [field] = document.querySelectorAll('.panel input[name=data]');
+      for (let n = 0; n < 150; n += 1) {
+        field.value = `line ${n}.`;
+        field.form.requestSubmit();
+      }
+    });
+    await bob.hears('line 149.');
+    const log = bob.root.locator('.log');
+    const ends = await log.evaluate((each) => each.scrollHeight - each.scrollTop - each.clientHeight);
+    assert.ok(ends < 5, `it follows what comes, but for ${ends} px`);
+    await log.evaluate((each) => (each.scrollTop = 100));
+    await ann.publish('the last one');
+    await bob.hears('the last one');
+    assert.equal(await log.evaluate((each) => each.scrollTop), 100);
+
+    await ann.send('bob', 'to be acknowledged');
+    await bob.press('I am ready');
+    const line = bob.line('to be acknowledged');
+    await line.waitFor();
+    await bob.press('Disconnect');
+    await line.getByRole('button').focus();
+    await tab.keyboard.press('Enter');
+    await line.getByRole('button', { name: 'Not connected: it comes again' }).waitFor();
+    await bob.connect();
+    await bob.press('I am ready');
+    await until('it has come again', async () => (await bob.line('to be acknowledged').count()) === 2);
+    await bob.line('to be acknowledged').last().getByRole('button').focus();
+    await tab.keyboard.press('Enter');
+    await bob.line('to be acknowledged').last().getByRole('button', { name: 'Acknowledged' }).waitFor();
+    assert.equal(await focused(), 'Acknowledged');
+    await bob.root.getByRole('button', { name: 'Remove bob · phone' }).focus();
+    await tab.keyboard.press('Enter');
+    await bob.root.waitFor({ state: 'detached' });
+    assert.notEqual(await tab.evaluate(() => document.activeElement.tagName), 'BODY');
     assert.deepEqual(tab.faults, []);
   });
 });

@@ -26,7 +26,7 @@ pub const KEYS: &[Key] = &[
     number("engine.ping_timeout_ms", 20_000, 10, 86_400_000, MS, "How long a ping's answer may take before the connection counts as dead."),
     Key {
         default: Preset::Unset("45000"),
-        ..number("engine.connect_timeout_ms", 0, 10, 3_600_000, MS, "How long a client may stay without a namespace after its handshake. 45000 when not set, or 5000 once clients are authenticated.")
+        ..number("engine.connect_timeout_ms", 0, 10, 3_600_000, MS, "How long a client may stay without a namespace after its handshake. 45000 when not set, or 5000 once clients are authenticated. On /ws it is 5000 at most.")
     },
     number("engine.upgrade_timeout_ms", 10_000, 10, 3_600_000, MS, "How long the upgrade from polling to WebSocket may take."),
     number("engine.payload_bytes_max", 1_000_000, 64, 268_435_456, BYTES, "Largest message of a client, and largest body of one poll."),
