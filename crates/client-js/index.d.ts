@@ -35,7 +35,10 @@ export interface OfflineEndMessage {
   count: number;
 }
 
-/** The session lost its place. The connection ends, and the client does not come back. */
+/**
+ * The session lost its place. The connection ends, and the client does not come back, unless its token has `expired` and
+ * `auth` is a function, which then gives another one.
+ */
 export interface EvictedMessage {
   op: 'evicted';
   reason: 'replaced' | 'kicked' | 'expired' | (string & {});
@@ -51,7 +54,7 @@ export declare const Fail: Readonly<{
   UNSUPPORTED: 1;
   /** No connection: at once where reconnecting is not allowed, after the last try where it is. */
   UNREACHABLE: 2;
-  /** Authentication was refused, or has expired since. */
+  /** Authentication was refused, or has expired since and could not be had anew. The error's code tells them apart. */
   REFUSED: 3;
   /** Nothing came from the server in time, and reconnecting is not allowed. */
   HEARTBEAT: 4;
@@ -77,7 +80,7 @@ export interface Failure {
 export declare class SocketError extends Error {
   constructor(code: string, message: string, options?: { fail?: FailCode; cause?: unknown });
   readonly name: 'SocketError';
-  /** The server's, or one of the client's own: `closed`, `timeout`, `queue_full`, `bad_request`. */
+  /** The server's, or one of the client's own: `closed`, `timeout`, `queue_full`, `too_large`, `unavailable`, `bad_request`. */
   readonly code: string;
   /** Set if the client gave up. */
   readonly fail?: FailCode;
@@ -113,11 +116,14 @@ export interface Waiting {
 export type Lost = { op: 'join'; room: string; error: SocketError } | { op: 'online'; error: SocketError };
 
 export interface Reconnect {
-  /** Tries after a connection that was lost or not made. From 0 to Infinity; counted anew after each `connected`. */
+  /**
+   * Tries after a connection that was lost or not made. From 0 to Infinity; counted anew once a connection has lasted
+   * `delayMaxMs`, and 5 seconds at least.
+   */
   attempts: number;
   /** Before the first try, in milliseconds; doubled before each further one. From 0 to 2147483647. */
   delayMs: number;
-  /** The longest, in milliseconds. From delayMs to 2147483647. */
+  /** The longest, in milliseconds. From delayMs to 2147483647; left out, it is delayMs if that is longer than the default. */
   delayMaxMs: number;
   /** The part of the delay, 0 to 1, by which it is made longer or shorter at random. */
   jitter: number;
@@ -129,15 +135,19 @@ export interface Options {
   /** Called at most once, when the client has given up for good; never after one's own `close`. */
   fail?(failure: Failure): void;
   /**
-   * Called with each message of the server. `acknowledge` is for an event with `message` and for an offline message; it
-   * does nothing for others, or when called again.
+   * Called with each message of the server. `acknowledge` is for an event with `message` and for an offline message, and
+   * gives true once it was sent. It gives false, and does nothing, if no acknowledgement is due, or no longer; and if none
+   * can be sent, for want of a connection or because it is too large: then it may be called again.
    */
-  onMessage?(message: Message, acknowledge: (...args: Value[]) => void): void;
+  onMessage?(message: Message, acknowledge: (...args: Value[]) => boolean): void;
   /** `detail` is a Waiting with `waiting`, and with `closed` the Failure unless one closed it oneself. */
   onStatus?(status: Status, detail?: Waiting | Failure): void;
   /** Called when a room, or `online`, could not be restored after a reconnection. */
   onLost?(lost: Lost): void;
-  /** What `connect` says, or a function that gives it before each connection, so that a token can be fresh. */
+  /**
+   * What `connect` says, or a function that gives it before each connection, so that a token can be fresh. With a function
+   * the client comes back at once when its token has expired. A reconnection adds `resumes` to it, the session that was lost.
+   */
   auth?: object | null | (() => object | null | undefined | Promise<object | null | undefined>);
   /** Default: `/`. */
   namespace?: string;
@@ -147,7 +157,10 @@ export interface Options {
   reconnect?: Partial<Reconnect>;
   /** How often the server is asked for a sign of life, in milliseconds. Default: 30000. */
   heartbeatMs?: number;
-  /** Anything that comes within so many milliseconds is one. Default: 10000. */
+  /**
+   * Anything that comes within so many milliseconds is one. Default: 10000. Over a WebSocket that is no part of a message:
+   * it must be longer than the largest one takes.
+   */
   heartbeatTimeoutMs?: number;
   /** For `auth`, the opening and `connected` together, in milliseconds. Default: 10000. */
   connectTimeoutMs?: number;
@@ -155,7 +168,7 @@ export interface Options {
   transport?: Transport;
   /**
    * Whether to go over to long-polling if the first connection cannot be made: true (the default) only where
-   * reconnecting is not allowed, 'always' also where it is.
+   * reconnecting is not allowed, 'always' also where it is. A further try begins with a WebSocket again.
    */
   fallback?: boolean | 'always';
   /** Default: /socket.io/, on the same host. */
@@ -164,6 +177,11 @@ export interface Options {
   queueMax?: number;
   /** Most bytes of them, as JSON. Default: 4 MiB. */
   queueBytesMax?: number;
+  /**
+   * Most bytes of one, as JSON: the server's `engine.payload_bytes_max`. Larger ones are rejected with `too_large`, since
+   * the server would end the connection. Default: 1000000.
+   */
+  payloadBytesMax?: number;
   /** Default: globalThis.WebSocket. */
   WebSocket?: new (url: string, protocols?: string[]) => any;
   /** Default: globalThis.fetch. */
@@ -221,12 +239,18 @@ export declare class Socket {
   leave(room: string): Promise<Reply>;
   publish(room: string, data?: Value, options?: PublishOptions): Promise<Reply>;
   broadcast(data?: Value, options?: PublishOptions): Promise<Reply>;
-  /** A durable message. Its `id` is what a repetition is recognised by; a fresh one if it is left out. */
+  /**
+   * A durable message. Its `id` is what a repetition is recognised by; a fresh one if it is left out. What is refused as
+   * `rate_limited` is repeated for up to two minutes, and further ones wait behind it.
+   */
   send(to: string, data?: Value, options?: { event?: string; id?: string }): Promise<SendReply>;
   /** Ready for durable messages. Said again after each reconnection. */
   online(options?: { ack?: 'each' | 'none' }): Promise<Reply>;
   presence(question: { room: string } | { users: string[] }): Promise<PresenceReply>;
-  /** Answered when all that was acknowledged before is settled; `ts` is in Unix milliseconds. */
+  /**
+   * Answered when all that was acknowledged before on this connection is settled; `ts` is in Unix milliseconds. Rejects
+   * with `unavailable` if the connection is lost first: what was acknowledged on it may have been lost, and comes again.
+   */
   heartbeat(): Promise<Reply & { ts: number }>;
   /** For the application's backend. */
   emit(event: string, ...args: Value[]): Promise<Reply>;
@@ -234,7 +258,10 @@ export declare class Socket {
    * Any operation by its name. Without `timeoutMs` (1 to 2147483647) it waits until it is answered or the client closed.
    */
   request(op: string, fields?: Record<string, Value>, options?: { timeoutMs?: number }): Promise<Reply>;
-  /** Acknowledges what came with that `message`, or the offline message of that id. False if there is no connection. */
+  /**
+   * Acknowledges what came with that `message`, or the offline message of that id. False if that cannot be sent: there is no
+   * connection, it is too large, or, over long-polling, the message did not come on this connection.
+   */
   acknowledge(message: string | number, ...args: Value[]): boolean;
   /** For good. */
   close(): void;

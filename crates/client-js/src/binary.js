@@ -6,6 +6,8 @@ const CHUNK_BYTES = 0x8000;
 /** A search and no match of the whole: that has nothing to go back to, however long the text is. */
 const NO_BASE64 = /[^A-Za-z0-9+/=]/;
 
+const encoder = new TextEncoder();
+
 /** Whether `text` is base64 with padding. */
 export function isBase64(text) {
   const padding = text.indexOf('=');
@@ -33,6 +35,11 @@ export function decodeBase64(text) {
 export function binaryIn(value) {
   if (typeof value !== 'object' || value === null || typeof value.$binary !== 'string') return undefined;
   return Object.keys(value).length === 1 && isBase64(value.$binary) ? value.$binary : undefined;
+}
+
+/** How many bytes a text is on the network. */
+export function bytesIn(text) {
+  return encoder.encode(text).length;
 }
 
 function bytesOf(value) {

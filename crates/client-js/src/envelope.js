@@ -45,19 +45,25 @@ export class Envelope {
   heartbeatMs;
 
   /**
-   * `{ id, packets }` for a message, encoded: the question's id, and the packets to send in a row. `packets` is null if
-   * there is nothing to be said, or if `refused`, the error of the reply, says why it must not be.
+   * `{ id, packets, settles }` for a message, encoded: the question's id, the packets to send in a row, and what they
+   * acknowledge, for `settled`. `packets` is null if there is nothing to be said, or if `refused`, the error of the reply,
+   * says why it must not be.
    */
   seal(text) {
     const { op, id, ts, ...fields } = JSON.parse(text);
     if (op === 'connect') return { packets: [this.#connect(fields)] };
-    if (op === 'ack') return { packets: this.#settle(fields) };
+    if (op === 'ack') return { packets: this.#acknowledgement(fields), settles: fields.message };
     const argument = op === 'send' && typeof id === 'string' ? { ...fields, id } : fields;
     const data = op === 'event' ? [fields.event, ...(fields.args ?? [])] : [op, op === 'heartbeat' ? null : argument];
     const packets = this.#event(data, id);
     if (packets.length - 1 <= BINARY_VALUES_MAX) return { id, packets };
     this.forget(id);
     return { id, packets: null, refused: { code: 'too_large', message: `more than ${BINARY_VALUES_MAX} binary values` } };
+  }
+
+  /** That was acknowledged, and is not once more. */
+  settled(message) {
+    this.#owed.delete(message);
   }
 
   /** The packet of a question whose answer says only that somebody is there. */
@@ -118,11 +124,11 @@ export class Envelope {
     return [`4${text}`, ...attachments.map((base64) => `b${base64}`)];
   }
 
-  #settle({ message, args = [] }) {
+  #acknowledgement({ message, args = [] }) {
     const ackId = this.#owed.get(message);
     if (ackId === undefined) return null;
-    this.#owed.delete(message);
     const { text, attachments } = encodePacket({ type: PacketType.ACK, namespace: this.#namespace, id: ackId, data: args });
+    if (attachments.length > BINARY_VALUES_MAX) return null;
     return [`4${text}`, ...attachments.map((base64) => `b${base64}`)];
   }
 

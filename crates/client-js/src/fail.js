@@ -6,7 +6,7 @@ export const Fail = Object.freeze({
   UNSUPPORTED: 1,
   /** No connection: at once where reconnecting is not allowed, after the last try where it is. */
   UNREACHABLE: 2,
-  /** Authentication was refused, or has expired since. */
+  /** Authentication was refused, or has expired since and could not be had anew. */
   REFUSED: 3,
   /** Nothing came from the server in time. */
   HEARTBEAT: 4,
@@ -19,8 +19,8 @@ export const Fail = Object.freeze({
 /** What a request rejects with. */
 export class SocketError extends Error {
   /**
-   * `code` is the server's, or one of `closed`, `timeout`, `queue_full` and `bad_request`. `fail` is one of `Fail`, if
-   * the client has given up.
+   * `code` is the server's, or one of `closed`, `timeout`, `queue_full`, `too_large`, `unavailable` and `bad_request`.
+   * `fail` is one of `Fail`, if the client has given up.
    */
   constructor(code, message, { fail, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });

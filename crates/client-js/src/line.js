@@ -10,7 +10,7 @@ const PAUSE_MS = 1_000;
 
 export class Line {
   #send;
-  #isGone;
+  #skip;
   #pauseMs;
   #waiting = [];
   /** Counts places in the line. */
@@ -18,10 +18,10 @@ export class Line {
   #flying = new Set();
   #alarms = new Alarms();
 
-  /** `send(entry)` sends one; `isGone(entry)` says that it need not be sent any more. */
-  constructor({ send, isGone, pauseMs = PAUSE_MS }) {
+  /** `send(entry)` sends one; `skip(entry)` is asked before, and says that it is not to be sent from here any more. */
+  constructor({ send, skip, pauseMs = PAUSE_MS }) {
     this.#send = send;
-    this.#isGone = isGone;
+    this.#skip = skip;
     this.#pauseMs = pauseMs;
   }
 
@@ -34,8 +34,8 @@ export class Line {
 
   /** One more: sent at once, unless others wait. */
   add(entry) {
-    if (this.#waiting.length === 0) this.#send(entry);
-    else this.#append(entry);
+    if (this.#waiting.length > 0) this.#append(entry);
+    else if (!this.#skip(entry)) this.#send(entry);
   }
 
   /** Whether it was in this line and is not answered. */
@@ -71,7 +71,7 @@ export class Line {
   #advance() {
     while (this.#waiting.length > 0 && this.#flying.size < WINDOW && !this.#alarms.has('pause')) {
       const entry = this.#waiting.shift();
-      if (this.#isGone(entry)) continue;
+      if (this.#skip(entry)) continue;
       this.#flying.add(entry);
       this.#send(entry);
     }

@@ -3,11 +3,14 @@
 import { Alarms } from './alarms.js';
 import { backoffMs } from './backoff.js';
 import { stringify } from './binary.js';
-import { errorIn, evictionCode, finalFail, isServers, isSilence } from './closing.js';
+import { errorIn, evictionCode, expiryIn, finalFail, isExpiry, isServers, isSilence } from './closing.js';
 import { Fail } from './fail.js';
 import { PlainTransport } from './plain.js';
 import { PollingTransport } from './polling.js';
 import { Pulse } from './pulse.js';
+
+/** A connection that lasted so long has worked, in milliseconds; one that did not may be one of many. */
+const SETTLED_MS = 5_000;
 
 /**
  * Calls `events`: `status(status, detail)`; `connected(message, isAgain)`; `message(message)` for every other one; and
@@ -26,10 +29,15 @@ export class Link {
   #listening = null;
   /** Replaced at each attempt, so that what belongs to an older one can be told from it. */
   #attempt = null;
-  /** Tries since it was connected the last time, and whether the latest is one of them. */
+  /** Tries since a connection lasted, and whether the latest is one of them. */
   #tries = 0;
   #isCounted = false;
   #wasConnected = false;
+  /** The session that is, or was, until it is taken up again. */
+  #lost = null;
+  /** Whether it has come back with a fresh token since a connection lasted. */
+  #isRenewed = false;
+  #hasFallenBack = false;
   #evicted = null;
   /** The browser says that there is no network. */
   #isAway;
@@ -62,8 +70,9 @@ export class Link {
     return this.#transport?.buffered ?? 0;
   }
 
+  /** False if it cannot be sent. */
   send(text) {
-    this.#transport?.send(text);
+    return this.#transport?.send(text) ?? false;
   }
 
   forget(id) {
@@ -96,29 +105,40 @@ export class Link {
   async #connect() {
     // The old one is gone before there is a new one.
     this.#drop();
-    const { auth, connectTimeoutMs, namespace } = this.#settings;
+    const { auth, connectTimeoutMs } = this.#settings;
     const attempt = {};
     this.#attempt = attempt;
     this.#alarms.set('connect', connectTimeoutMs, () => {
       this.#ended({ code: 1006, reason: `not connected within ${connectTimeoutMs} ms`, isBlocked: this.#transport !== null, local: true });
     });
     this.#say('connecting');
-    let text;
+    let given;
     try {
       if (this.#attempt !== attempt) return;
-      const given = await auth();
-      text = stringify({ op: 'connect', namespace, auth: given ?? undefined });
+      given = (await auth()) ?? undefined;
+      // What cannot be said is found before there is somebody to say it to.
+      stringify(given);
     } catch (error) {
       if (this.#attempt === attempt) this.#ended({ code: 1006, reason: 'auth threw', error, local: true });
       return;
     }
-    if (this.#attempt === attempt) this.#open(text);
+    if (this.#attempt === attempt) this.#open(given);
   }
 
-  #open(connect) {
-    const { url, pollingUrl, WebSocket, fetch } = this.#settings;
+  /**
+   * The server is told which session was lost: if a later one has its place by now, this one must not take that back. Only
+   * once: of a `connect` whose answer did not come nobody knows whether it made a session, which would be in its own way.
+   */
+  #resuming(auth) {
+    const resumes = this.#lost;
+    this.#lost = null;
+    return resumes === null ? auth : { ...auth, resumes };
+  }
+
+  #open(auth) {
+    const { url, pollingUrl, namespace, WebSocket, fetch } = this.#settings;
     const events = {
-      open: () => this.#transport.send(connect),
+      open: () => this.#transport.send(stringify({ op: 'connect', namespace, auth: this.#resuming(auth) })),
       heard: () => this.#pulse.heard(),
       message: (message) => this.#hear(message),
       closed: (end) => this.#ended({ ...end, isBlocked: !isServers(end.code) }),
@@ -145,28 +165,42 @@ export class Link {
     this.#alarms.clear('connect');
     const isAgain = this.#wasConnected;
     this.#wasConnected = true;
-    this.#tries = 0;
+    this.#lost = typeof message.session === 'string' ? message.session : null;
+    this.#alarms.set('settled', Math.max(this.#settings.reconnect.delayMaxMs, SETTLED_MS), () => {
+      this.#tries = 0;
+      this.#isRenewed = false;
+    });
     this.#status = 'connected';
     this.#pulse.start();
     this.#events.connected(message, isAgain);
   }
 
   #ended({ code, reason, error, isSilence: silent = isSilence(code), isBlocked = false, local = false }) {
-    const { mayFallBack, mayReconnect, reconnect } = this.#settings;
+    const { isAuthFresh, mayFallBack, mayReconnect, reconnect } = this.#settings;
     const isLoss = this.#status === 'connected';
+    const evicted = this.#evicted;
+    this.#evicted = null;
     this.#drop();
-    const isEvicted = this.#evicted !== null;
-    const final = finalFail(isEvicted ? evictionCode(this.#evicted) : code);
-    const why = isEvicted && reason === '' ? this.#evicted : reason || `closed with ${code}`;
-    const cause = { error: error ?? (local ? undefined : errorIn(reason)), closeCode: local ? undefined : code };
-    if (final !== undefined) return this.#giveUp(final, why, cause);
+    const meaning = evicted === null ? code : evictionCode(evicted);
+    const final = finalFail(meaning);
+    const isExpired = isLoss && isExpiry(meaning);
+    const mayRenew = isExpired && isAuthFresh && mayReconnect;
+    const why = reason || (evicted ?? `closed with ${code}`);
+    const known = isExpired ? expiryIn(reason) : local ? undefined : errorIn(reason);
+    const cause = { error: error ?? known, closeCode: local ? undefined : code };
+    if (final !== undefined && !mayRenew) return this.#giveUp(final, why, cause);
     if (isBlocked && mayFallBack && this.#kind === 'websocket' && !this.#wasConnected && typeof this.#settings.fetch === 'function') {
       this.#kind = 'polling';
+      this.#hasFallenBack = true;
       return this.#connect();
     }
     if (!mayReconnect) return this.#giveUp(silent ? Fail.HEARTBEAT : isLoss ? Fail.CLOSED : Fail.UNREACHABLE, why, cause);
     if (this.#isAway) return this.#wait(null, 'offline');
-    if (this.#tries >= reconnect.attempts) return this.#giveUp(Fail.UNREACHABLE, why, cause);
+    if (this.#tries >= reconnect.attempts) return this.#giveUp(final ?? Fail.UNREACHABLE, why, cause);
+    if (mayRenew && !this.#isRenewed) {
+      this.#isRenewed = true;
+      return this.#retry(true);
+    }
     this.#wait(backoffMs(reconnect, this.#tries + 1), why);
   }
 
@@ -180,6 +214,8 @@ export class Link {
     this.#alarms.clear('retry');
     this.#isCounted = isCounted;
     if (isCounted) this.#tries += 1;
+    // Neither way led there: it may have been the server that was away, and not WebSocket that is blocked.
+    if (this.#hasFallenBack && !this.#wasConnected) this.#kind = 'websocket';
     this.#connect();
   }
 

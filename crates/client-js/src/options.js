@@ -30,7 +30,12 @@ function oneOf(name, value, choices) {
   return value;
 }
 
-function reconnectOf({ attempts, delayMs, delayMaxMs, jitter }) {
+function reconnectOf({
+  attempts = RECONNECT_DEFAULT.attempts,
+  delayMs = RECONNECT_DEFAULT.delayMs,
+  delayMaxMs = Math.max(delayMs, RECONNECT_DEFAULT.delayMaxMs),
+  jitter = RECONNECT_DEFAULT.jitter,
+} = {}) {
   wholeIn('reconnect.attempts', attempts, 0, Infinity);
   numberIn('reconnect.delayMs', delayMs, 0, DELAY_MS_MAX);
   numberIn('reconnect.delayMaxMs', delayMaxMs, delayMs, DELAY_MS_MAX);
@@ -72,6 +77,7 @@ export function settingsOf(path, options, base) {
     pollingPath = '/socket.io/',
     queueMax = 1_000,
     queueBytesMax = 4 * 1_024 * 1_024,
+    payloadBytesMax = 1_000_000,
   } = options;
   for (const name of CALLBACKS) {
     if (!['function', 'undefined'].includes(typeof options[name])) throw new TypeError(`${name} is a function`);
@@ -80,14 +86,17 @@ export function settingsOf(path, options, base) {
   const settings = {
     ...addressesOf(path, pollingPath, base),
     auth: typeof auth === 'function' ? auth : () => auth,
+    /** Whether a token that has expired may be followed by another one. */
+    isAuthFresh: typeof auth === 'function',
     namespace,
-    reconnect: reconnectOf({ ...RECONNECT_DEFAULT, ...reconnect }),
+    reconnect: reconnectOf(reconnect ?? undefined),
     heartbeatMs: numberIn('heartbeatMs', heartbeatMs, 1, DELAY_MS_MAX),
     heartbeatTimeoutMs: numberIn('heartbeatTimeoutMs', heartbeatTimeoutMs, 1, DELAY_MS_MAX),
     connectTimeoutMs: numberIn('connectTimeoutMs', connectTimeoutMs, 1, DELAY_MS_MAX),
     transport: oneOf('transport', transport, TRANSPORTS),
     queueMax: wholeIn('queueMax', queueMax, 1, Number.MAX_SAFE_INTEGER),
     queueBytesMax: wholeIn('queueBytesMax', queueBytesMax, 1, Number.MAX_SAFE_INTEGER),
+    payloadBytesMax: wholeIn('payloadBytesMax', payloadBytesMax, 1, Number.MAX_SAFE_INTEGER),
     WebSocket: options.WebSocket ?? globalThis.WebSocket,
     // Called without its window, fetch throws in browsers.
     fetch: options.fetch ?? globalThis.fetch?.bind(globalThis),

@@ -20,9 +20,9 @@ function detach(value, attachments) {
 function attach(value, attachments) {
   if (typeof value !== 'object' || value === null) return value;
   if (value._placeholder === true) {
-    const base64 = attachments[value.num];
-    if (base64 === undefined) throw new SyntaxError('a placeholder without its attachment');
-    return decodeBase64(base64);
+    const base64 = Number.isInteger(value.num) ? attachments[value.num] : undefined;
+    // Anybody may publish an object that looks like one: without its attachment it is a value like any other.
+    if (base64 !== undefined) return decodeBase64(base64);
   }
   if (Array.isArray(value)) return value.map((each) => attach(each, attachments));
   return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, attach(each, attachments)]));

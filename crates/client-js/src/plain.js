@@ -64,9 +64,11 @@ export class PlainTransport {
     return this.#socket?.bufferedAmount ?? 0;
   }
 
-  /** Sends a message, encoded. */
+  /** Sends a message, encoded. False if it cannot be sent. */
   send(text) {
-    if (this.#socket?.readyState === OPEN) this.#socket.send(text);
+    if (this.#socket?.readyState !== OPEN) return false;
+    this.#socket.send(text);
+    return true;
   }
 
   ping() {

@@ -1,5 +1,6 @@
 // The same messages over HTTP long-polling: Engine.IO 4 and Socket.IO 5 on the network, the plain protocol towards us.
 
+import { bytesIn } from './binary.js';
 import { Envelope } from './envelope.js';
 
 const SEPARATOR = '\x1e';
@@ -7,13 +8,14 @@ const SEPARATOR = '\x1e';
 /** The packet that ends an Engine.IO connection. */
 const CLOSE = '1';
 
+/** The status of the answer to whoever names a session that has ended. */
+const SESSION_UNKNOWN = 400;
+
 /** For the farewell, in milliseconds; nobody waits for it. */
 const FAREWELL_WITHIN_MS = 1_000;
 
 /** What a server takes in one request if it does not say, in bytes. */
 const PAYLOAD_BYTES_MAX = 1_000_000;
-
-const encoder = new TextEncoder();
 
 function lost(reason, error) {
   return { code: 1006, reason, error, local: true };
@@ -31,7 +33,8 @@ export class PollingTransport {
   #outgoing = [];
   #outgoingBytes = 0;
   #isPosting = false;
-  #isLeaving = false;
+  /** Settles when the handshake has. */
+  #shaken;
   /** Resolves when no request that brings something is under way. */
   #posted = Promise.resolve();
   #serial = 0;
@@ -41,26 +44,29 @@ export class PollingTransport {
     this.#fetch = fetch;
     this.#events = events;
     this.#envelope = new Envelope();
-    this.#open();
+    this.#shaken = this.#greet();
+    this.#run();
   }
 
   get buffered() {
     return this.#outgoingBytes;
   }
 
+  /** Sends a message, encoded. False if it cannot be sent. */
   send(text) {
-    if (this.#events === null) return;
-    const { id, packets, refused } = this.#envelope.seal(text);
-    if (packets === null) return refused && this.#refuse(id, refused);
+    if (this.#events === null) return false;
+    const { id, packets, refused, settles } = this.#envelope.seal(text);
+    if (packets === null) return this.#refuse(id, refused);
     const payload = packets.join(SEPARATOR);
-    const bytes = encoder.encode(payload).length;
+    const bytes = bytesIn(payload);
     if (bytes > this.#payloadMax) {
       // The server would end the session, and again at every repetition.
       this.#envelope.forget(id);
-      this.#refuse(id, { code: 'too_large', message: `more than ${this.#payloadMax} bytes` });
-      return;
+      return this.#refuse(id, { code: 'too_large', message: `more than ${this.#payloadMax} bytes` });
     }
+    this.#envelope.settled(settles);
     this.#push(payload, bytes);
+    return true;
   }
 
   /** The server pings by itself, but it does not answer pings: a heartbeat it does answer. */
@@ -72,11 +78,12 @@ export class PollingTransport {
     this.#envelope.forget(id);
   }
 
+  /** Ends it without a word to `events`: politely, or at once where it may be that the other side is not there. */
   close({ polite = false } = {}) {
+    if (this.#events === null) return;
     this.#fallSilent();
-    if (this.#isLeaving) return;
     if (polite && this.#sid !== undefined) this.#leave(this.#envelope.farewell());
-    else this.#abort.abort();
+    else this.#leave([CLOSE], { isLost: true });
   }
 
   #fallSilent() {
@@ -85,8 +92,10 @@ export class PollingTransport {
     this.#outgoingBytes = 0;
   }
 
+  /** Answers the question with that id, if it is one, in the server's place. */
   #refuse(id, error) {
-    queueMicrotask(() => this.#events?.message({ op: 'reply', id, ok: false, error }));
+    if (id !== undefined && error !== undefined) queueMicrotask(() => this.#events?.message({ op: 'reply', id, ok: false, error }));
+    return false;
   }
 
   #address() {
@@ -105,21 +114,41 @@ export class PollingTransport {
     let body;
     try {
       response = await this.#fetch(this.#address(), { cache: 'no-store', signal: this.#abort.signal, ...options });
-      body = await response.text();
+      // That a server takes what it is sent is no answer yet.
+      body = await (options === undefined ? this.#listen(response) : response.text());
     } catch (error) {
       throw lost('the network failed', error);
     }
-    if (response.status !== 200) throw lost(`answered ${response.status}`, new Error(`HTTP ${response.status}: ${body.slice(0, 200)}`));
-    return body;
+    if (response.status === 200) return body;
+    const error = new Error(`HTTP ${response.status}: ${body.slice(0, 200)}`);
+    throw { ...lost(`answered ${response.status}`, error), isOver: response.status === SESSION_UNKNOWN };
   }
 
-  async #open() {
+  /** The body of an answer, of which every piece is heard: all of it may take longer than a heartbeat. */
+  async #listen(response) {
+    const reader = response.body?.getReader?.();
+    if (reader === undefined) return response.text();
+    const decoder = new TextDecoder();
+    let text = '';
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return text + decoder.decode();
+      this.#events?.heard();
+      text += decoder.decode(value, { stream: true });
+    }
+  }
+
+  async #greet() {
+    // Nothing may happen while the constructor runs.
+    await null;
+    if (this.#events === null) return;
+    const body = await this.#request();
+    this.#shake(body.split(SEPARATOR)[0]);
+  }
+
+  async #run() {
     try {
-      // Nothing may happen while the constructor runs.
-      await null;
-      if (this.#events === null) return;
-      const body = await this.#request();
-      this.#shake(body.split(SEPARATOR)[0]);
+      await this.#shaken;
       this.#events?.open();
       while (this.#events !== null) this.#receive(await this.#request());
     } catch (end) {
@@ -145,7 +174,7 @@ export class PollingTransport {
     for (const packet of body.split(SEPARATOR)) {
       if (this.#events === null) return;
       if (packet === '2') this.#push('3');
-      else if (packet === CLOSE) throw lost('the server closed the connection');
+      else if (packet === CLOSE) throw { ...lost('the server closed the connection'), isOver: true };
       else if (packet !== '6') this.#take(packet);
     }
   }
@@ -192,30 +221,37 @@ export class PollingTransport {
 
   /**
    * Says goodbye behind the request that is under way, and lets go of the rest after it: a server that is hung up on while
-   * it holds a poll takes the client for lost, and has never heard of it when the goodbye arrives.
+   * it holds a poll takes the client for lost, and has never heard of it when the goodbye arrives. Where it is lost nobody
+   * knows what will come of that request, and it is not waited for.
    */
-  async #leave(packets) {
-    this.#isLeaving = true;
+  async #leave(packets, { isLost = false } = {}) {
     const abort = () => this.#abort.abort();
     try {
       const limit = AbortSignal.timeout(FAREWELL_WITHIN_MS);
       limit.addEventListener('abort', abort);
-      await this.#posted;
-      const { signal } = this.#abort;
-      const response = await this.#fetch(this.#address(), { method: 'POST', body: packets.join(SEPARATOR), keepalive: true, signal });
-      await response.text();
+      // The server may have opened a session that we have not heard of yet.
+      await this.#shaken;
+      if (!isLost) await this.#posted;
+      if (this.#sid !== undefined) await this.#say(packets);
     } catch {
       // The server finds out by itself.
     }
     abort();
   }
 
-  #end(end) {
+  async #say(packets) {
+    const { signal } = this.#abort;
+    const response = await this.#fetch(this.#address(), { method: 'POST', body: packets.join(SEPARATOR), keepalive: true, signal });
+    await response.text();
+  }
+
+  /** `isOver` says that the server knows no session of ours any more, which would otherwise be waited for. */
+  #end({ isOver = false, ...end }) {
     const events = this.#events;
+    if (events === null) return;
     this.#fallSilent();
-    // Whoever was sent away from the namespace is still connected, and would be waited for.
-    if (end.code !== 1006 && this.#sid !== undefined && events !== null) this.#leave([CLOSE]);
-    else if (events !== null) this.#abort.abort();
-    events?.closed(end);
+    if (this.#sid !== undefined && !isOver) this.#leave([CLOSE], { isLost: end.code === 1006 });
+    else this.#abort.abort();
+    events.closed(end);
   }
 }

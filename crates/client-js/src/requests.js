@@ -1,19 +1,20 @@
 // What was asked and is not answered yet, in the order of the asking.
 
+import { bytesIn } from './binary.js';
 import { SocketError } from './fail.js';
-
-const sizes = new TextEncoder();
 
 export class Requests {
   #entries = new Map();
   #bytes = 0;
   #countMax;
   #bytesMax;
+  #eachBytesMax;
 
-  /** Holds at most `countMax` requests, and `bytesMax` bytes of them as they are sent. */
-  constructor({ countMax, bytesMax }) {
+  /** Holds at most `countMax` requests, `bytesMax` bytes of them as they are sent, and `eachBytesMax` of one. */
+  constructor({ countMax, bytesMax, eachBytesMax }) {
     this.#countMax = countMax;
     this.#bytesMax = bytesMax;
+    this.#eachBytesMax = eachBytesMax;
   }
 
   get size() {
@@ -24,10 +25,11 @@ export class Requests {
     return this.#entries.get(id);
   }
 
-  /** Keeps `entry`, which has `id` and `text`. Throws `queue_full`, or `bad_request` if the id is taken. */
+  /** Keeps `entry`, which has `id` and `text`. Throws `too_large`, `queue_full`, or `bad_request` if the id is taken. */
   add(entry) {
     if (this.#entries.has(entry.id)) throw new SocketError('bad_request', `a request with the id ${entry.id} is not answered yet`);
-    entry.bytes = sizes.encode(entry.text).length;
+    entry.bytes = bytesIn(entry.text);
+    if (entry.bytes > this.#eachBytesMax) throw new SocketError('too_large', `more than ${this.#eachBytesMax} bytes`);
     if (this.#entries.size >= this.#countMax) throw new SocketError('queue_full', `${this.#countMax} requests wait for an answer`);
     if (this.#bytes + entry.bytes > this.#bytesMax) throw new SocketError('queue_full', `what waits for an answer would exceed ${this.#bytesMax} bytes`);
     this.#entries.set(entry.id, entry);

@@ -1,12 +1,13 @@
 // The client: what an application asks, and what it is told.
 
-import { stringify } from './binary.js';
+import { bytesIn, stringify } from './binary.js';
 import { SocketError } from './fail.js';
 import { freshId } from './identity.js';
 import { Line } from './line.js';
 import { Link } from './link.js';
 import { DELAY_MS_MAX, RECONNECT_DEFAULT, RECONNECT_PATIENT, settingsOf } from './options.js';
 import { Requests } from './requests.js';
+import { Siding } from './siding.js';
 import { Surroundings } from './surroundings.js';
 
 /** Messages with a meaning of their own, which are not asked for by `request`. */
@@ -35,6 +36,10 @@ export class Socket {
   #link;
   #requests;
   #line;
+  /** Of `send`s that the server would not take for now. */
+  #siding;
+  /** Counts requests. */
+  #asked = 0;
   #session = null;
   #user = null;
   #node = null;
@@ -43,6 +48,8 @@ export class Socket {
   #online;
   /** What is asked by ourselves after a reconnection, by id. */
   #restored = new Map();
+  /** Rooms of `join`s whose time was up on this connection, by id. */
+  #overdue = new Map();
   /** Counts connections, for what may be acknowledged only on its own. */
   #connection = 0;
   #failure;
@@ -52,8 +59,11 @@ export class Socket {
     const { success, fail, onMessage, onStatus, onLost } = options;
     this.#settings = settingsOf(path, options, surroundings.base);
     this.#callbacks = { success, fail, onMessage, onStatus, onLost };
-    this.#requests = new Requests({ countMax: this.#settings.queueMax, bytesMax: this.#settings.queueBytesMax });
-    this.#line = new Line({ send: ({ text }) => this.#link.send(text), isGone: (entry) => this.#isGone(entry) });
+    const { queueMax, queueBytesMax, payloadBytesMax } = this.#settings;
+    this.#requests = new Requests({ countMax: queueMax, bytesMax: queueBytesMax, eachBytesMax: payloadBytesMax });
+    const send = ({ text }) => this.#link.send(text);
+    this.#line = new Line({ send, skip: (entry) => this.#isGone(entry) || (entry.op === 'send' && this.#siding.take(entry)) });
+    this.#siding = new Siding({ send });
     this.#link = new Link(this.#settings, surroundings, {
       status: (status, detail) => this.#changed(status, detail),
       connected: (message, isAgain) => this.#connected(message, isAgain),
@@ -115,11 +125,14 @@ export class Socket {
     return this.request('online', { ack });
   }
 
-  presence({ room, users }) {
-    return this.request('presence', { room, users });
+  presence(question) {
+    return this.request('presence', { room: question?.room, users: question?.users });
   }
 
-  /** Answered when all that was acknowledged before is settled. */
+  /**
+   * Answered when all that was acknowledged before on this connection is settled. Rejects with `unavailable` if the
+   * connection is lost first.
+   */
   heartbeat() {
     return this.request('heartbeat');
   }
@@ -138,12 +151,12 @@ export class Socket {
     return answered;
   }
 
-  /** Acknowledges what came with that `message`. False if there is no connection: then it comes again. */
+  /** Acknowledges what came with that `message`. False if that cannot be sent: then the message comes again. */
   acknowledge(message, ...args) {
     // What is not acknowledged comes again; what waits for the network must not grow for it.
     if (this.status !== 'connected' || this.#link.buffered > this.#settings.queueBytesMax) return false;
-    this.#link.send(stringify(args.length === 0 ? { op: 'ack', message } : { op: 'ack', message, args }));
-    return true;
+    const text = stringify(args.length === 0 ? { op: 'ack', message } : { op: 'ack', message, args });
+    return bytesIn(text) <= this.#settings.payloadBytesMax && this.#link.send(text);
   }
 
   /** For good: nothing is left, what was asked rejects with `closed`, and `fail` is not called. */
@@ -159,7 +172,7 @@ export class Socket {
       const { code, message } = this.#failure ?? {};
       return reject(new SocketError('closed', message ?? 'the client was closed', { fail: code }));
     }
-    const entry = { id: fields.id ?? freshId(), op, fields, resolve, reject, repetitions: 0 };
+    const entry = { id: fields.id ?? freshId(), asked: (this.#asked += 1), op, fields, resolve, reject, repetitions: 0 };
     try {
       if (typeof op !== 'string' || NO_REQUESTS.includes(op)) throw new SocketError('bad_request', `no request: ${op}`);
       if (timeoutMs !== undefined && !(timeoutMs >= 1 && timeoutMs <= DELAY_MS_MAX)) throw new SocketError('bad_request', `timeoutMs is a number from 1 to ${DELAY_MS_MAX}`);
@@ -171,19 +184,25 @@ export class Socket {
       return reject(error);
     }
     if (timeoutMs !== undefined) entry.timer = setTimeout(() => this.#late(entry, timeoutMs), timeoutMs);
-    if (this.status === 'connected') this.#line.add(entry);
+    if (this.status !== 'connected') return undefined;
+    entry.connection = this.#connection;
+    return this.#line.add(entry);
   }
 
   #late(entry, timeoutMs) {
     this.#requests.take(entry.id);
-    this.#link.forget(entry.id);
+    if (entry.op === 'join') this.#overdue.set(entry.id, entry.fields.room);
+    else this.#link.forget(entry.id);
     this.#line.done(entry);
+    this.#siding.done(entry);
     entry.reject(new SocketError('timeout', `no answer to ${entry.op} within ${timeoutMs} ms`));
   }
 
   #changed(status, detail) {
-    this.#line.stop();
-    this.#restored.clear();
+    this.#rest();
+    for (const entry of this.#requests.all()) {
+      if (entry.op === 'heartbeat' && entry.connection !== undefined) this.#unheard(entry);
+    }
     this.#call('onStatus', status, detail);
   }
 
@@ -192,7 +211,9 @@ export class Socket {
     this.#user = user ?? null;
     this.#node = node ?? null;
     this.#connection += 1;
-    this.#line.begin([...this.#restorations(), ...this.#requests.all()]);
+    const asked = this.#requests.all();
+    for (const entry of asked) entry.connection = this.#connection;
+    this.#line.begin([...this.#restorations(), ...asked]);
     this.#call('onStatus', 'connected');
     if (this.status !== 'connected') return;
     this.#call('success', { session, user: this.#user, node: this.#node, heartbeat_ms, transport: this.transport, reconnected });
@@ -222,7 +243,7 @@ export class Socket {
         return this.#call('onMessage', message, this.#acknowledgement(message.id));
       case 'offline_end':
       case 'evicted':
-        return this.#call('onMessage', message, () => {});
+        return this.#call('onMessage', message, () => false);
       default:
         return undefined;
     }
@@ -233,8 +254,10 @@ export class Socket {
     const connection = this.#connection;
     return (...args) => {
       // Numbers belong to their connection; of durable messages the server knows at any time whether they wait.
-      if (isDue && (typeof message === 'string' || connection === this.#connection)) this.acknowledge(message, ...args);
-      isDue = false;
+      if (!isDue || (typeof message !== 'string' && connection !== this.#connection)) return false;
+      const isSent = this.acknowledge(message, ...args);
+      isDue = !isSent;
+      return isSent;
     };
   }
 
@@ -242,18 +265,44 @@ export class Socket {
     const restored = this.#restored.get(id);
     if (restored !== undefined) return this.#restore(restored, reply);
     const entry = this.#requests.get(id);
-    // Late, after its time was up.
-    if (entry === undefined) return undefined;
-    if (!reply.ok && reply.error.code === 'rate_limited' && this.#line.holds(entry) && entry.repetitions < REPETITIONS_MAX) {
-      entry.repetitions += 1;
-      return this.#line.again(entry);
-    }
+    if (entry === undefined) return this.#answerLate(id, reply);
+    if (!reply.ok && reply.error.code === 'rate_limited' && this.#repeats(entry)) return undefined;
     this.#requests.take(id);
     clearTimeout(entry.timer);
     if (reply.ok) this.#remember(entry);
     this.#line.done(entry);
+    this.#siding.done(entry);
     if (reply.ok) return entry.resolve(reply);
     return entry.reject(new SocketError(reply.error.code, String(reply.error.message ?? reply.error.code)));
+  }
+
+  /** Its time was up: the application has been told that it is not in that room, unless it is by another request. */
+  #answerLate(id, { ok }) {
+    const room = this.#overdue.get(id);
+    if (!this.#overdue.delete(id) || !ok || this.#rooms.has(room)) return;
+    const isAsked = this.#requests.all().some(({ op, fields }) => op === 'join' && fields.room === room);
+    if (!isAsked) this.leave(room);
+  }
+
+  /** Whether it is asked again by ourselves, what the server found to be too much. */
+  #repeats(entry) {
+    if (entry.op === 'send') {
+      const isAside = this.#siding.refused(entry);
+      // Only now: what comes up in the line is not to overtake it.
+      if (isAside) this.#line.done(entry);
+      return isAside;
+    }
+    if (!this.#line.holds(entry) || entry.repetitions >= REPETITIONS_MAX) return false;
+    entry.repetitions += 1;
+    this.#line.again(entry);
+    return true;
+  }
+
+  /** A heartbeat on another connection would say nothing of what was acknowledged on the last. */
+  #unheard(entry) {
+    this.#requests.take(entry.id);
+    clearTimeout(entry.timer);
+    entry.reject(new SocketError('unavailable', 'the connection was lost before the heartbeat was answered'));
   }
 
   #remember({ op, fields }) {
@@ -280,9 +329,16 @@ export class Socket {
     this.#call('fail', failure);
   }
 
-  #end(error) {
+  /** Nothing is sent, and nothing is waited for that belongs to a connection. */
+  #rest() {
     this.#line.stop();
+    this.#siding.stop();
     this.#restored.clear();
+    this.#overdue.clear();
+  }
+
+  #end(error) {
+    this.#rest();
     this.#rooms.clear();
     for (const entry of this.#requests.all()) {
       this.#requests.take(entry.id);

@@ -97,7 +97,13 @@ test('3: a session that expires', async (t) => {
   visit.send({ op: 'evicted', reason: 'expired' });
   assert.equal((await told.messages.next()).message.reason, 'expired');
   visit.close(4401, 'token_expired');
-  assert.equal((await failure(told)).code, Fail.REFUSED);
+  const found = await failure(told);
+  assert.deepEqual([found.code, found.closeCode, found.error.code], [Fail.REFUSED, 4401, 'token_expired']);
+  const once = client(t, gateway.url, { ...ONCE, auth: () => ({ token: 't' }), heartbeatTimeoutMs: 30 });
+  await once.successes.next();
+  (await gateway.visits.next()).send({ op: 'evicted', reason: 'expired' });
+  const silent = await failure(once);
+  assert.deepEqual([silent.code, silent.error.code], [Fail.REFUSED, 'token_expired'], 'also if its end does not come');
 });
 
 test('4: no answer to a heartbeat, and no second try is allowed', async (t) => {
@@ -273,6 +279,7 @@ test('addresses and options that cannot be are refused at once', () => {
     ['ws://example.org', { heartbeatMs: 0 }], ['ws://example.org', { queueMax: 0 }], ['ws://example.org', { queueMax: 1.5 }],
     ['ws://example.org', { reconnect: { attempts: -1 } }], ['ws://example.org', { reconnect: { jitter: 2 } }],
     ['ws://example.org', { connectTimeoutMs: 2 ** 31 }], ['ws://example.org', { queueBytesMax: Infinity }],
+    ['ws://example.org', { payloadBytesMax: 0 }], ['ws://example.org', { reconnect: { delayMs: 5_000, delayMaxMs: 1_000 } }],
     ['ws://example.org', { success: 'yes' }], ['ws://example.org', { namespace: 'chat' }],
   ];
   for (const [url, options] of refused) {

@@ -7,6 +7,7 @@ import { backoffMs } from '../src/backoff.js';
 import { freshId } from '../src/identity.js';
 import { encodePacket, PacketReader, PacketType } from '../src/packet.js';
 import { Pulse } from '../src/pulse.js';
+import { Siding } from '../src/siding.js';
 import { pause, until } from './lib/wait.mjs';
 
 const SOURCES = new URL('../src/', import.meta.url);
@@ -61,6 +62,35 @@ test('pulse: an alarm in a process that has slept asks once more before it gives
     Date.now = now;
     pulse.stop();
   }
+});
+
+test('siding: one at a time, with growing pauses, until it has had its time', async () => {
+  const sent = [];
+  const siding = new Siding({ send: ({ asked }) => sent.push([asked, performance.now()]), pauses: { delayMs: 20, delayMaxMs: 80, jitter: 0 }, forMs: 300 });
+  const entries = [1, 2, 3].map((asked) => ({ asked }));
+  assert.equal(siding.take(entries[2]), false, 'nobody is there to be overtaken');
+  const from = performance.now();
+  assert.equal(siding.refused(entries[1]), true);
+  assert.equal(siding.take(entries[2]), true);
+  assert.equal(siding.refused(entries[0]), true, 'its refusal came later');
+  let isKept = true;
+  for (let turn = 1; isKept && turn < 20; turn += 1) {
+    await until('it is repeated', () => sent.length === turn);
+    isKept = siding.refused(entries[0]);
+  }
+  assert.ok(sent.every(([asked]) => asked === 1));
+  const pauses = sent.map(([, at], index) => at - (index === 0 ? from : sent[index - 1][1]));
+  for (const [index, least] of [20, 40, 80, 80].entries()) assert.ok(pauses[index] >= least - 2, `pause ${index} of ${pauses[index]} ms`);
+  assert.ok(sent.at(-1)[1] - from >= 290, 'it has been repeated for long enough');
+  const count = sent.length;
+  siding.done(entries[0]);
+  assert.equal(sent[count][0], 2, 'the next one at once');
+  siding.done(entries[2]);
+  siding.done(entries[1]);
+  siding.refused({ asked: 4 });
+  siding.stop();
+  await pause(50);
+  assert.equal(sent.length, count + 1);
 });
 
 test('sources: can be put together into one script', () => {

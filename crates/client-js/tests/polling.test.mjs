@@ -182,6 +182,7 @@ for (const [reason, fail, closeCode] of [['replaced', Fail.CLOSED, 4409], ['kick
     assert.deepEqual((await messages.next()).message, { op: 'evicted', reason });
     const found = await failures.next();
     assert.deepEqual([found.code, found.closeCode], [fail, closeCode]);
+    if (reason === 'expired') assert.equal(found.error.code, 'token_expired');
     await pause(QUIET_MS);
     assert.equal(poller.count, 1);
   });
@@ -217,13 +218,44 @@ test('4: no answer to a heartbeat', async (t) => {
 });
 
 test('1000: what the server sends is no packet', async (t) => {
-  for (const packet of ['9', '4', '42{', '42["e"', 'bAQ==', '42{}', '451-["e",{"_placeholder":true,"num":1}]\x1ebAQ==', '<html>']) {
+  for (const packet of ['9', '4', '42{', '42["e"', 'bAQ==', '42{}', '451-["e",{"_placeholder":true,"num":0}]\x1eb?', '<html>']) {
     const { visit, failures } = await connected(t);
     visit.send(packet);
     const found = await failures.next(`a failure after ${packet}`);
     assert.equal(found.code, Fail.UNEXPECTED);
     assert.ok(found.error instanceof SyntaxError, packet);
   }
+});
+
+test('what only looks like a placeholder is a value like any other, whoever published it', async (t) => {
+  const { socket, visit, messages } = await connected(t);
+  for (const num of [1, -1, 0.5, '"0"', '"length"', '"constructor"', 'null']) {
+    visit.send(`451-["e",{"_placeholder":true,"num":${num}},{"_placeholder":true,"num":0}]`, 'bAQ==');
+    const { message } = await messages.next();
+    assert.deepEqual(message.args, [{ _placeholder: true, num: JSON.parse(num) }, new Uint8Array([1])]);
+  }
+  visit.send('42["e",{"_placeholder":true,"num":0}]');
+  assert.deepEqual((await messages.next()).message.args, [{ _placeholder: true, num: 0 }]);
+  assert.equal(socket.status, 'connected');
+});
+
+test('an answer that comes slowly is no silence', async (t) => {
+  const { socket, visit, messages } = await connected(t, { allowReconnect: false, heartbeatMs: 50, heartbeatTimeoutMs: 400 });
+  await until('a poll is held', () => visit.isHeld);
+  const text = 'ä'.repeat(100);
+  await visit.trickle(Buffer.from(`42["e","${text}"]`), 30, 40);
+  assert.deepEqual((await messages.next()).message.args, [text]);
+  assert.equal(socket.status, 'connected');
+});
+
+test('a fetch whose answers are no streams will do', async (t) => {
+  const { socket } = await connected(t, {
+    async fetch(...args) {
+      const response = await fetch(...args);
+      return { status: response.status, text: () => response.text() };
+    },
+  });
+  assert.equal((await limited('an answer', socket.heartbeat())).ok, true);
 });
 
 test('what is too large for the server is refused here, and much that is small goes in several requests', async (t) => {
@@ -238,6 +270,101 @@ test('what is too large for the server is refused here, and much that is small g
   }
   await limited('answers', Promise.all(asked));
   assert.equal(poller.mostPosting, 1);
+});
+
+test('what cannot be acknowledged so may be acknowledged otherwise', async (t) => {
+  const { socket, visit, messages } = await connected(t, {}, { maxPayload: 1_000 });
+  visit.send('4214["offline_message",{"id":"m1","from":"ann","event":"note","data":1,"sent_at":2}]');
+  const { acknowledge } = await messages.next();
+  assert.equal(acknowledge('x'.repeat(1_000)), false);
+  assert.equal(acknowledge(Array(11).fill(new Uint8Array(1))), false);
+  assert.equal(acknowledge('got'), true);
+  assert.equal(await visit.packets.next(), '4314["got"]');
+  assert.equal(acknowledge('again'), false);
+  assert.equal(socket.acknowledge('m1'), false, 'it is settled');
+  assert.equal(socket.acknowledge('m2'), false, 'it came on no connection of ours');
+  assert.equal(socket.status, 'connected');
+});
+
+for (const [what, options, settings] of [
+  ['no answer to a heartbeat', { heartbeatMs: 20, heartbeatTimeoutMs: 40 }, { answersPings: false }],
+  ['no connection in time', { connectTimeoutMs: 100 }, { connect() {} }],
+  ['a handshake that takes too long', { connectTimeoutMs: 30 }, { opened: () => pause(100) }],
+]) {
+  for (const allowReconnect of [true, false]) {
+    test(`after ${what} the server is told of the end, ${allowReconnect ? 'before it comes back' : 'also if it does not come back'}`, async (t) => {
+      const poller = await Poller.start(t, settings);
+      const told = client(t, poller.url, { ...POLLING, allowReconnect, ...options });
+      const visit = await poller.visits.next();
+      await limited('the connection ends', visit.ended);
+      if (allowReconnect) await poller.visits.next('it comes back');
+      else await told.failures.next();
+    });
+  }
+}
+
+test('a server that ended the session is told nothing', async (t) => {
+  const { visit, poller, successes } = await connected(t);
+  visit.send('1');
+  const second = await poller.visits.next();
+  await successes.next();
+  poller.sessions.delete(second.sid);
+  second.send('6');
+  await poller.visits.next();
+  await successes.next();
+  await pause(QUIET_MS);
+  assert.equal(poller.sessions.has(visit.sid), true);
+  assert.deepEqual(poller.strays, []);
+});
+
+test('close during the handshake ends the session that it opens, and waits for it a second at most', async (t) => {
+  let open;
+  const signals = [];
+  const poller = await Poller.start(t, { opened: () => new Promise((resolve) => (open = resolve)) });
+  const make = () => client(t, poller.url, { ...POLLING, fetch: (url, init) => signals.push(init.signal) && fetch(url, init) });
+  const { socket } = make();
+  const visit = await poller.visits.next();
+  socket.close();
+  open();
+  await limited('the session ends', visit.ended);
+  assert.equal(visit.connect, undefined);
+  const other = make();
+  await poller.visits.next();
+  other.socket.close();
+  await pause(QUIET_MS);
+  assert.equal(signals.at(-1).aborted, false);
+  await until('it is hung up on', () => signals.at(-1).aborted);
+});
+
+test('a server that was away at first is not polled for ever', async (t) => {
+  const gateway = await Gateway.start(t);
+  await gateway.stop();
+  const told = client(t, gateway.url, { fallback: 'always', reconnect: { attempts: Infinity, delayMs: 20, delayMaxMs: 20 } });
+  await until('both ways have failed', () => told.statuses.filter(([status]) => status === 'waiting').length >= 2);
+  await gateway.listen();
+  assert.equal((await told.successes.next()).transport, 'websocket');
+});
+
+test('after an expiry a fresh token is connected with, and a refusal of that is final', async (t) => {
+  let calls = 0;
+  const { visit, poller, successes, failures } = await connected(t, { auth: () => ({ token: `t${(calls += 1)}` }) });
+  visit.send('42["evicted",{"reason":"expired"}]', '41');
+  const second = await poller.visits.next();
+  assert.equal((await successes.next()).reconnected, true);
+  assert.deepEqual(JSON.parse(second.connect.slice(2)), { token: 't2', resumes: `socket-${visit.sid}` });
+  assert.equal(visit.connect, '40{"token":"t1"}');
+  poller.connect = (each) => each.send('44{"message":"no","data":{"code":"token_expired"}}');
+  second.send('42["evicted",{"reason":"expired"}]', '41');
+  const found = await failures.next();
+  assert.deepEqual([found.code, found.closeCode, found.error.code], [Fail.REFUSED, 4401, 'token_expired']);
+});
+
+test('a room that was joined after its time was up is left again', async (t) => {
+  const { socket, visit } = await connected(t);
+  await assert.rejects(socket.request('join', { room: 'r' }, { timeoutMs: 20 }), { code: 'timeout' });
+  assert.equal(await visit.packets.next(), '420["join",{"room":"r"}]');
+  visit.send('430[{"ok":true}]');
+  assert.equal(await visit.packets.next(), '421["leave",{"room":"r"}]');
 });
 
 test('close takes leave, and a server that is gone does not matter', async (t) => {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Socket } from '../src/index.js';
+import { Fail, Socket } from '../src/index.js';
 import { client, names, QUICK } from './lib/client.mjs';
 import { Gateway } from './lib/gateway.mjs';
 import { limited, pause, QUIET_MS, until } from './lib/wait.mjs';
@@ -44,16 +44,148 @@ for (const code of [1001, 1012, 4413, 4429, 4503, 1006]) {
   });
 }
 
-test('tries are counted anew after each connection', async (t) => {
+test('a server that lets in and closes is not come back to for ever', async (t) => {
+  const gateway = await Gateway.start(t, {
+    connect(visit) {
+      Gateway.prototype.connect.call(gateway, visit);
+      visit.close(4503, 'unavailable: lost');
+    },
+  });
+  const told = client(t, gateway.url);
+  assert.equal((await told.failures.next()).code, Fail.UNREACHABLE);
+  assert.equal(gateway.count, 4);
+  const waits = told.statuses.filter(([status]) => status === 'waiting').map(([, { attempt }]) => attempt);
+  assert.deepEqual(waits, [1, 2, 3]);
+});
+
+test('tries are counted anew after a connection that lasted', async (t) => {
+  const { setTimeout } = globalThis;
+  const asked = [];
+  // Five seconds are short here.
+  globalThis.setTimeout = (ring, ms, ...args) => asked.push(ms) && setTimeout(ring, ms === 5_000 ? 30 : ms, ...args);
+  t.after(() => (globalThis.setTimeout = setTimeout));
   const gateway = await Gateway.start(t);
   const told = client(t, gateway.url, { reconnect: { ...QUICK, attempts: 1 } });
   for (let round = 0; round < 4; round += 1) {
     const visit = await gateway.visits.next();
     assert.equal((await told.successes.next()).reconnected, round > 0);
+    await pause(QUIET_MS);
     visit.cut();
   }
   await told.successes.next();
   assert.equal(told.failures.waiting, 0);
+  const rare = client(t, gateway.url, { reconnect: { ...QUICK, delayMaxMs: 7_000 } });
+  await rare.successes.next();
+  assert.ok(asked.includes(7_000), 'or as long as the longest delay');
+});
+
+test('what is left out of reconnect is the default’s', async (t) => {
+  const gateway = await Gateway.start(t);
+  await gateway.stop();
+  for (const [reconnect, delayMs] of [[{ delayMs: 5_000 }, 5_000], [{ attempts: undefined, delayMs: undefined, delayMaxMs: undefined, jitter: undefined }, 1_000], [undefined, 1_000], [null, 1_000]]) {
+    const told = client(t, gateway.url, { reconnect });
+    await until('it waits', () => told.socket.status === 'waiting');
+    assert.equal(told.statuses.at(-1)[1].delayMs, delayMs);
+  }
+  await gateway.listen();
+});
+
+test('the server is told which session was lost, and at first nothing', async (t) => {
+  for (const [auth, wanted] of [[undefined, {}], [null, {}], [{ user: 'ann' }, { user: 'ann' }], [async () => ({ token: 't' }), { token: 't' }]]) {
+    const gateway = await Gateway.start(t);
+    const told = client(t, gateway.url, { auth, reconnect: { ...QUICK, attempts: 10 } });
+    const said = async () => {
+      const visit = await gateway.visits.next();
+      await until('connect is said', () => visit.connect);
+      return visit;
+    };
+    const first = await said();
+    assert.deepEqual(first.connect.auth ?? {}, wanted);
+    const { session } = await told.successes.next();
+    first.cut();
+    const second = await said();
+    assert.deepEqual(second.connect.auth, { ...wanted, resumes: session });
+    const { session: next } = await told.successes.next();
+    // Of one whose answer is lost nobody knows whether it made a session.
+    gateway.connect = (visit) => visit.cut();
+    second.cut();
+    assert.deepEqual((await said()).connect.auth, { ...wanted, resumes: next });
+    assert.deepEqual((await said()).connect.auth ?? {}, wanted);
+    delete gateway.connect;
+    await told.successes.next();
+  }
+});
+
+test('who is told that a later session holds its place stays away', async (t) => {
+  const gateway = await Gateway.start(t);
+  const told = client(t, gateway.url);
+  const first = await gateway.visits.next();
+  await told.successes.next();
+  gateway.connect = (visit, { auth }) => visit.close(4409, auth.resumes ? 'duplicate_session: since' : 'replaced');
+  first.cut();
+  const found = await told.failures.next();
+  assert.deepEqual([found.code, found.error.code], [Fail.CLOSED, 'duplicate_session']);
+});
+
+/** What a server does whose token has expired. */
+function expire(visit) {
+  visit.send({ op: 'evicted', reason: 'expired' });
+  visit.close(4401, 'token_expired');
+}
+
+test('after an expiry it comes back at once with a fresh token, and a second time after a while', async (t) => {
+  const gateway = await Gateway.start(t);
+  let calls = 0;
+  const told = client(t, gateway.url, { auth: () => ({ token: `t${(calls += 1)}` }), reconnect: { attempts: 3, delayMs: 600_000, delayMaxMs: 600_000 } });
+  const first = await gateway.visits.next();
+  await told.successes.next();
+  const asked = told.socket.publish('r', 'kept');
+  expire(first);
+  assert.equal((await told.messages.next()).message.reason, 'expired');
+  const second = await gateway.visits.next();
+  assert.equal((await told.successes.next()).reconnected, true);
+  assert.equal(second.connect.auth.token, 't2');
+  assert.equal((await limited('an answer', asked)).ok, true);
+  assert.deepEqual(names(told), ['connecting', 'connected', 'connecting', 'connected']);
+  second.close(4401, '');
+  await until('it waits', () => told.socket.status === 'waiting');
+  assert.equal(told.statuses.at(-1)[1].attempt, 2);
+});
+
+test('what became of a session does not become of the next one', async (t) => {
+  const gateway = await Gateway.start(t);
+  const told = client(t, gateway.url, { auth: () => ({ token: 't' }) });
+  const first = await gateway.visits.next();
+  await told.successes.next();
+  expire(first);
+  await told.successes.next();
+  (await gateway.visits.next()).cut();
+  await told.successes.next('it comes back as ever');
+  const reasons = told.statuses.filter(([status]) => status === 'waiting').map(([, { reason }]) => reason);
+  assert.deepEqual(reasons, ['closed with 1006']);
+});
+
+test('a fresh token that is refused is final, and so is an expiry after the last try', async (t) => {
+  const gateway = await Gateway.start(t);
+  const told = client(t, gateway.url, { auth: () => ({ token: 't' }) });
+  const spent = client(t, gateway.url, { auth: () => ({ token: 't' }), reconnect: { ...QUICK, attempts: 1 } });
+  for (const each of [told, spent]) await each.successes.next();
+  const visits = [await gateway.visits.next(), await gateway.visits.next()];
+  const { connect } = gateway;
+  gateway.connect = (visit) => visit.close(4401, 'token_expired: still');
+  for (const visit of visits) expire(visit);
+  for (const each of [told, spent]) {
+    const found = await each.failures.next();
+    assert.deepEqual([found.code, found.closeCode, found.error.code, found.error.message], [Fail.REFUSED, 4401, 'token_expired', 'still']);
+  }
+  gateway.connect = (visit) => {
+    connect.call(gateway, visit);
+    expire(visit);
+  };
+  const round = client(t, gateway.url, { auth: () => ({ token: 't' }) });
+  const found = await round.failures.next();
+  assert.deepEqual([found.code, found.error.code], [Fail.REFUSED, 'token_expired']);
+  assert.equal(gateway.count, 4 + 4, 'three tries');
 });
 
 test('the delay grows up to its maximum, and attempts may have no end', async (t) => {
@@ -69,7 +201,7 @@ test('the delay grows up to its maximum, and attempts may have no end', async (t
 
 test('the old connection is gone before there is a new one', async (t) => {
   const gateway = await Gateway.start(t, { answersPings: false });
-  const told = client(t, gateway.url, { heartbeatMs: 5, heartbeatTimeoutMs: 20, reconnect: { attempts: 3, delayMs: 5, delayMaxMs: 5 } });
+  const told = client(t, gateway.url, { heartbeatMs: 5, heartbeatTimeoutMs: 20, reconnect: { attempts: 10, delayMs: 5, delayMaxMs: 5 } });
   for (let round = 0; round < 10; round += 1) await told.successes.next();
   assert.equal(gateway.mostLive, 1);
   told.socket.close();

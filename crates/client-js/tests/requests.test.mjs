@@ -3,9 +3,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { isBase64 } from '../src/binary.js';
-import { client } from './lib/client.mjs';
+import { client, QUICK } from './lib/client.mjs';
 import { Gateway } from './lib/gateway.mjs';
-import { limited, pause, QUIET_MS } from './lib/wait.mjs';
+import { limited, pause, QUIET_MS, until } from './lib/wait.mjs';
 
 /** A client that is connected, its gateway and its visit. */
 async function connected(t, options = {}, settings = {}) {
@@ -27,6 +27,7 @@ test('each method says its operation, with an id and the time', async (t) => {
     [() => socket.send('bob', 'hi', { event: 'note' }), { op: 'send', to: 'bob', event: 'note', data: 'hi' }],
     [() => socket.online(), { op: 'online' }],
     [() => socket.presence({ users: ['ann'] }), { op: 'presence', users: ['ann'] }],
+    [() => socket.presence(), { op: 'presence' }],
     [() => socket.heartbeat(), { op: 'heartbeat' }],
     [() => socket.emit('order', 1, undefined, 'x'), { op: 'event', event: 'order', args: [1, null, 'x'] }],
     [() => socket.request('later', { of: 2 }), { op: 'later', of: 2 }],
@@ -83,6 +84,136 @@ test('a request with a time limit gives up, and its answer comes to nobody', asy
   const second = await gateway.visits.next();
   await pause(QUIET_MS);
   assert.equal(second.messages.waiting, 0, 'and it is not asked again');
+});
+
+test('a room that was joined after its time was up is left again, unless it was joined otherwise', async (t) => {
+  const { socket, visit, gateway } = await connected(t);
+  gateway.answer = () => undefined;
+  const late = async (room) => {
+    await assert.rejects(socket.request('join', { room }, { timeoutMs: 20 }), { code: 'timeout' });
+    return (await visit.messages.next()).id;
+  };
+  visit.reply(await late('a'));
+  const { op, room, id } = await visit.messages.next();
+  assert.deepEqual([op, room], ['leave', 'a']);
+  visit.reply(id);
+  visit.reply(await late('refused'), { ok: false, error: { code: 'forbidden', message: 'no' } });
+  const first = await late('b');
+  const second = socket.join('b');
+  visit.reply(first);
+  visit.reply((await visit.messages.next()).id);
+  await limited('an answer', second);
+  visit.reply(await late('b'));
+  await pause(QUIET_MS);
+  assert.equal(visit.messages.waiting, 0);
+  gateway.answer = () => ({});
+  visit.cut();
+  const next = await gateway.visits.next();
+  assert.equal((await next.messages.next()).room, 'b');
+  await pause(QUIET_MS);
+  assert.equal(next.messages.waiting, 0);
+});
+
+test('a heartbeat is of one connection', async (t) => {
+  const { socket, visit, gateway } = await connected(t);
+  gateway.answer = () => undefined;
+  const asked = socket.heartbeat();
+  await visit.messages.next();
+  visit.cut();
+  await assert.rejects(limited('it rejects', asked), { name: 'SocketError', code: 'unavailable', message: /connection was lost/ });
+  assert.equal(socket.pending, 0);
+  await until('it waits', () => socket.status !== 'connected');
+  gateway.answer = () => ({});
+  const early = socket.heartbeat();
+  const second = await gateway.visits.next();
+  assert.equal((await limited('what was asked meanwhile is asked on the next', early)).ok, true);
+  await second.messages.next();
+  await pause(QUIET_MS);
+  assert.equal(second.messages.waiting, 0, 'and the first one is not');
+});
+
+test('a request that is too large for a server rejects, and nothing else suffers', async (t) => {
+  const gateway = await Gateway.start(t);
+  const { socket, successes, messages } = client(t, gateway.url);
+  await assert.rejects(socket.publish('r', 'x'.repeat(1_000_000)), { code: 'too_large' });
+  const visit = await gateway.visits.next();
+  await successes.next();
+  await assert.rejects(socket.publish('r', 'ä'.repeat(500_000)), { code: 'too_large' });
+  visit.send({ op: 'event', event: 'e', args: [], message: 7 });
+  const { acknowledge } = await messages.next();
+  assert.equal(acknowledge('x'.repeat(1_000_000)), false);
+  assert.equal(acknowledge('got'), true);
+  assert.deepEqual((await visit.messages.next()).args, ['got']);
+  assert.equal((await limited('an answer', socket.publish('r', 'x'.repeat(990_000)))).ok, true);
+  const small = client(t, gateway.url, { payloadBytesMax: 200 });
+  await assert.rejects(small.socket.publish('r', 'x'.repeat(200)), { code: 'too_large' });
+  assert.equal(small.socket.pending, 0);
+});
+
+test('a send that is too much for now is repeated, with those behind it, and holds up nothing else', async (t) => {
+  let refusals = 0;
+  const taken = [];
+  const { socket } = await connected(t, {}, {
+    answer({ op, data }) {
+      if (op === 'send' && data === 'first' && refusals < 1) {
+        refusals += 1;
+        return { ok: false, error: { code: 'rate_limited', message: 'again in 1 s' } };
+      }
+      taken.push(data ?? op);
+      return {};
+    },
+  });
+  const first = socket.send('bob', 'first');
+  await until('it is refused', () => refusals === 1);
+  await limited('something else is answered', socket.publish('r', 'other'));
+  const limit = socket.request('send', { to: 'bob', data: 'impatient' }, { timeoutMs: 30 });
+  const others = [socket.send('bob', 'second'), socket.send('carl', 'third'), socket.publish('r', 'last')];
+  await assert.rejects(limited('its time is up', limit), { code: 'timeout' });
+  assert.equal(socket.pending, 3);
+  await limited('all are taken', Promise.all([first, ...others]));
+  assert.deepEqual(taken, ['other', 'last', 'first', 'second', 'third']);
+});
+
+test('more sends waited than a server takes at once: all of them arrive, in their order', async (t) => {
+  const gateway = await Gateway.start(t);
+  await gateway.stop();
+  const { socket } = client(t, gateway.url, { reconnect: { attempts: Infinity, delayMs: 20, delayMaxMs: 20 } });
+  const sends = Array.from({ length: 200 }, (_, number) => socket.send('bob', number));
+  const other = socket.publish('r', 'other');
+  const taken = [];
+  let refusals = 0;
+  let isLater = false;
+  gateway.answer = ({ op, data }) => {
+    if (op === 'send' && taken.length >= 120 && !isLater) {
+      refusals += 1;
+      return { ok: false, error: { code: 'rate_limited', message: 'again in 1 s' } };
+    }
+    if (op === 'send') taken.push(data);
+    return {};
+  };
+  await gateway.listen();
+  await limited('it is not held up', other);
+  assert.equal(taken.length, 120);
+  assert.ok(refusals <= 64, 'no more are tried than were on their way');
+  isLater = true;
+  await limited('all are taken', Promise.all(sends));
+  assert.deepEqual(taken, [...taken.keys()]);
+});
+
+test('a send that waits to be repeated goes with the client, and to the next connection', async (t) => {
+  const { socket, visit, gateway, successes } = await connected(t, {}, { answer: () => ({ ok: false, error: { code: 'rate_limited', message: 'later' } }) });
+  const sent = [socket.send('bob', 1), socket.send('bob', 2)];
+  await visit.messages.next();
+  gateway.answer = () => ({});
+  visit.cut();
+  await gateway.visits.next();
+  await successes.next();
+  await limited('both are taken', Promise.all(sent), 900);
+  gateway.answer = () => ({ ok: false, error: { code: 'rate_limited', message: 'later' } });
+  const last = socket.send('bob', 3);
+  await pause(QUIET_MS);
+  socket.close();
+  await assert.rejects(last, { code: 'closed' });
 });
 
 test('so many requests wait, and so many bytes of them', async (t) => {
@@ -150,8 +281,8 @@ test('messages come as they are on the wire, and each is acknowledged once', asy
     visit.send(message);
     const heard = await messages.next();
     assert.deepEqual(heard.message, message);
-    heard.acknowledge('got', new Uint8Array([1]));
-    heard.acknowledge();
+    assert.equal(heard.acknowledge('got', new Uint8Array([1])), due !== undefined);
+    assert.equal(heard.acknowledge(), false);
     if (due !== undefined) assert.deepEqual(await visit.messages.next(), { op: 'ack', message: due, args: ['got', { $binary: 'AQ==' }] });
   }
   await pause(QUIET_MS);
@@ -164,10 +295,11 @@ test('a late acknowledgement goes to the next connection, unless it belongs to t
   visit.send({ op: 'event', event: 'e', args: [], message: 7 });
   const [durable, own] = [await messages.next(), await messages.next()];
   visit.cut();
+  await until('it is lost', () => socket.status !== 'connected');
+  assert.deepEqual([own.acknowledge(), durable.acknowledge()], [false, false]);
   const second = await gateway.visits.next();
   await successes.next();
-  own.acknowledge();
-  durable.acknowledge();
+  assert.deepEqual([own.acknowledge(), durable.acknowledge(), durable.acknowledge()], [false, true, false]);
   assert.deepEqual(await second.messages.next(), { op: 'ack', message: 'm1' });
   assert.equal(socket.acknowledge('m2', 1), true);
   assert.deepEqual(await second.messages.next(), { op: 'ack', message: 'm2', args: [1] });
@@ -180,7 +312,7 @@ test('nothing is acknowledged where online asked for no acknowledgements', async
   await socket.online({ ack: 'none' });
   await visit.messages.next();
   visit.send({ op: 'offline', id: 'm1', from: 'ann', event: 'note', data: 1, sent_at: 1 });
-  (await messages.next()).acknowledge();
+  assert.equal((await messages.next()).acknowledge(), false);
   await pause(QUIET_MS);
   assert.equal(visit.messages.waiting, 0);
 });
@@ -207,7 +339,7 @@ test('what is no base64 is no bytes', () => {
 });
 
 test('megabytes of bytes survive the way', async (t) => {
-  const { socket, messages, visit } = await connected(t, { queueBytesMax: 100_000_000 });
+  const { socket, messages, visit } = await connected(t, { queueBytesMax: 100_000_000, payloadBytesMax: 100_000_000 });
   const bytes = Uint8Array.from({ length: 10_000_000 }, (_, at) => (at * 31) % 251);
   await limited('an answer', socket.publish('r', bytes));
   const { data } = await visit.messages.next();

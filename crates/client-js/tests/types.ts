@@ -7,7 +7,7 @@ const options: Options = {
   success: ({ session, user, reconnected }: Connected) => [session.length, user?.length, reconnected === true],
   fail: ({ code, closeCode }: Failure) => (code === Fail.REFUSED ? closeCode : undefined),
   onMessage(message: Message, acknowledge) {
-    if (message.op === 'offline') acknowledge(message.sent_at);
+    if (message.op === 'offline') acknowledge(message.sent_at) === true;
     else if (message.op === 'event' && message.message !== undefined) acknowledge();
     else if (message.op === 'offline_end') message.count.toFixed();
     else if (message.op === 'evicted') message.by?.device?.length;
@@ -17,6 +17,7 @@ const options: Options = {
   auth: async () => ({ token: 'fresh' }),
   reconnect: { attempts: Infinity },
   fallback: 'always',
+  payloadBytesMax: 4_000_000,
 };
 
 export async function use(): Promise<void> {

@@ -1,7 +1,7 @@
 // A server of Engine.IO 4 and Socket.IO 5 over long-polling that does what its test tells it.
 
 import { createServer } from 'node:http';
-import { Inbox } from './wait.mjs';
+import { Inbox, pause } from './wait.mjs';
 
 const SEPARATOR = '\x1e';
 
@@ -27,6 +27,18 @@ export class Polled {
     this.#flush();
   }
 
+  /** Answers the poll that waits with `text`, a few bytes at a time, as over a slow line. */
+  async trickle(text, pieces, everyMs) {
+    const response = this.#response;
+    this.#response = null;
+    const length = Math.ceil(text.length / pieces);
+    for (let at = 0; at < text.length; at += length) {
+      response.write(text.slice(at, at + length));
+      await pause(everyMs);
+    }
+    response.end();
+  }
+
   poll(response) {
     this.#response = response;
     response.on('close', () => {
@@ -40,8 +52,10 @@ export class Polled {
       if (packet === '1') {
         this.wasPolled = this.#response !== null;
         this.poller.forget(this);
-      } else if (packet.startsWith('40')) this.poller.connect(this, packet);
-      else if (/^42\d*\["heartbeat",null\]$/.test(packet) && this.poller.answersPings) this.send(`43${packet.slice(2).split('[')[0]}[{"ok":true,"ts":1}]`);
+      } else if (packet.startsWith('40')) {
+        this.connect = packet;
+        this.poller.connect(this, packet);
+      } else if (/^42\d*\["heartbeat",null\]$/.test(packet) && this.poller.answersPings) this.send(`43${packet.slice(2).split('[')[0]}[{"ok":true,"ts":1}]`);
       else this.packets.push(packet);
     }
   }
@@ -63,6 +77,10 @@ export class Poller {
   mostPosting = 0;
   maxPayload = 100_000;
   answersPings = true;
+  /** Packets that were sent to sessions which are gone. */
+  strays = [];
+  /** Awaited before a session that was opened is told of. */
+  opened = () => {};
 
   static async start(t, settings = {}) {
     const poller = Object.assign(new Poller(), settings);
@@ -100,10 +118,14 @@ export class Poller {
       const visit = new Polled(`e${this.count}`, this);
       this.sessions.set(visit.sid, visit);
       this.visits.push(visit);
+      await this.opened();
       return response.end(`0${JSON.stringify({ sid: visit.sid, upgrades: ['websocket'], pingInterval: 25_000, pingTimeout: 20_000, maxPayload: this.maxPayload })}`);
     }
     const visit = this.sessions.get(sid);
-    if (visit === undefined) return refuse(400, '{"code":1,"message":"Session ID unknown"}');
+    if (visit === undefined) {
+      if (request.method === 'POST') this.strays.push(url.searchParams.get('sid'));
+      return refuse(400, '{"code":1,"message":"Session ID unknown"}');
+    }
     if (request.method === 'GET') return visit.poll(response);
     this.posting += 1;
     this.mostPosting = Math.max(this.posting, this.mostPosting);

@@ -4,8 +4,12 @@ import net from 'node:net';
 
 export async function openDoorway(stage, target) {
   const links = new Set();
-  const doorway = { target };
+  const doorway = { target, isCut: false };
   const server = net.createServer((near) => {
+    if (doorway.isCut) {
+      near.destroy();
+      return;
+    }
     const far = net.connect(doorway.target, '127.0.0.1');
     for (const [socket, other] of [[near, far], [far, near]]) {
       links.add(socket);
@@ -23,6 +27,12 @@ export async function openDoorway(stage, target) {
     for (const link of links) link.destroy();
     return new Promise((resolve) => server.close(resolve));
   });
+  /** Nothing goes through any more, and neither side is told; until `heal`, nobody else gets in. */
+  doorway.cut = () => {
+    doorway.isCut = true;
+    for (const link of links) link.unpipe();
+  };
+  doorway.heal = () => (doorway.isCut = false);
   doorway.url = `http://127.0.0.1:${server.address().port}`;
   return doorway;
 }

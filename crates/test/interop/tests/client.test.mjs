@@ -7,6 +7,7 @@ import WebSocket from 'ws';
 import { Fail, Socket } from '../../../client-js/src/index.js';
 import { describe, test } from '../lib/test.mjs';
 import { ask, connect, MESSAGE_PACK, WEBSOCKET } from '../lib/client.mjs';
+import { openDoorway } from '../lib/doorway.mjs';
 import { freePort } from '../lib/ports.mjs';
 import { startRedis } from '../lib/redis.mjs';
 import { serveOldProxy } from '../lib/site.mjs';
@@ -192,6 +193,33 @@ describe('the JavaScript client', { skip: TIDEGATE_ONLY }, () => {
     }
     await until('nobody is left', async () => (await node.metric('tidegate_sessions')) === 0 && (await node.metric('tidegate_connections')) === 0);
     assert.equal(await node.metric('tidegate_evictions_total'), 4);
+  });
+
+  test('who was displaced while its line was cut stays away when that is back', async (t) => {
+    const stage = stageOf(t);
+    const redis = await startRedis(stage);
+    const [a, b] = await Promise.all([startTidegate(stage, { redis }), startTidegate(stage, { redis })]);
+    for (const transport of ['websocket', 'polling']) {
+      const doorway = await openDoorway(stage, a.port);
+      const auth = { user: transport, device: 'laptop' };
+      const options = { transport, heartbeatMs: 200, heartbeatTimeoutMs: 200, connectTimeoutMs: 1_000, reconnect: { attempts: Infinity, delayMs: 100, delayMaxMs: 100 } };
+      const cut = client(stage, doorway.url, { auth, ...options });
+      await cut.connected();
+      // Its own session, which its node still has, is in nobody's way.
+      doorway.cut();
+      await until('it is lost', () => cut.socket.status === 'waiting');
+      doorway.heal();
+      assert.equal((await cut.connected()).reconnected, true, transport);
+      doorway.cut();
+      await until('it is lost again', () => cut.socket.status === 'waiting');
+      const young = client(stage, b.url, { auth });
+      await young.connected();
+      doorway.heal();
+      const failure = await cut.failed();
+      assert.deepEqual([failure.code, failure.error.code], [Fail.CLOSED, 'duplicate_session'], transport);
+      assert.equal((await young.socket.heartbeat()).ok, true);
+      assert.equal(young.socket.status, 'connected');
+    }
   });
 
   test('code 1000 for what the server takes for no message', async (t) => {
