@@ -33,8 +33,8 @@ export class Link {
   #tries = 0;
   #isCounted = false;
   #wasConnected = false;
-  /** The session that is, or was, until it is taken up again. */
-  #lost = null;
+  /** The latest session. */
+  #session = null;
   /** Whether it has come back with a fresh token since a connection lasted. */
   #isRenewed = false;
   #hasFallenBack = false;
@@ -126,13 +126,11 @@ export class Link {
   }
 
   /**
-   * The server is told which session was lost: if a later one has its place by now, this one must not take that back. Only
-   * once: of a `connect` whose answer did not come nobody knows whether it made a session, which would be in its own way.
+   * The server is told which session was lost, until there is another: if a later one has its place by now, this one must not
+   * take that back.
    */
   #resuming(auth) {
-    const resumes = this.#lost;
-    this.#lost = null;
-    return resumes === null ? auth : { ...auth, resumes };
+    return this.#session === null ? auth : { ...auth, resumes: this.#session };
   }
 
   #open(auth) {
@@ -165,7 +163,7 @@ export class Link {
     this.#alarms.clear('connect');
     const isAgain = this.#wasConnected;
     this.#wasConnected = true;
-    this.#lost = typeof message.session === 'string' ? message.session : null;
+    this.#session = typeof message.session === 'string' ? message.session : null;
     this.#alarms.set('settled', Math.max(this.#settings.reconnect.delayMaxMs, SETTLED_MS), () => {
       this.#tries = 0;
       this.#isRenewed = false;

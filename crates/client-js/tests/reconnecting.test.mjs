@@ -106,11 +106,10 @@ test('the server is told which session was lost, and at first nothing', async (t
     const second = await said();
     assert.deepEqual(second.connect.auth, { ...wanted, resumes: session });
     const { session: next } = await told.successes.next();
-    // Of one whose answer is lost nobody knows whether it made a session.
     gateway.connect = (visit) => visit.cut();
     second.cut();
-    assert.deepEqual((await said()).connect.auth, { ...wanted, resumes: next });
-    assert.deepEqual((await said()).connect.auth ?? {}, wanted);
+    // Until it is connected again.
+    for (let tries = 0; tries < 2; tries += 1) assert.deepEqual((await said()).connect.auth, { ...wanted, resumes: next });
     delete gateway.connect;
     await told.successes.next();
   }

@@ -149,8 +149,10 @@ pub struct Claim {
     /// What happens when that is too many.
     pub on_duplicate: OnDuplicate,
     /// The session that the same client had and lost, if this claim is made by a client that comes back by itself. It may be
-    /// displaced whatever the policy says, and nobody else: the newcomer is refused as with [`OnDuplicate::Reject`], so that
-    /// a client that was displaced unheard does not take the place back from whoever has come since.
+    /// displaced whatever the policy says, like one that was claimed to resume the same session (whose answer the client may
+    /// not have got), and before anybody else; of others only those whose nodes are dead: the newcomer is refused as with
+    /// [`OnDuplicate::Reject`], so that a client that was displaced unheard does not take the place back from whoever has
+    /// come since.
     pub resumes: Option<SessionId>,
     /// Whether it is ready for durable messages. A check makes it so that the registry has lost only that; see
     /// [`OfflineStore::open`](crate::OfflineStore::open).

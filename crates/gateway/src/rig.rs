@@ -62,6 +62,11 @@ impl Rig {
 
     /// Lets a user in, as a CONNECT does.
     pub(crate) async fn seat(&self, user: &str) -> Arc<Session> {
+        self.seat_until(user, None).await
+    }
+
+    /// The same with a token that expires then, in Unix seconds.
+    pub(crate) async fn seat_until(&self, user: &str, expires_at: Option<u64>) -> Arc<Session> {
         let node = self.inner();
         let namespace = Namespace::root();
         let entrant = Entrant {
@@ -72,7 +77,7 @@ impl Rig {
                 user: Some(user.into()),
                 device: "d".into(),
                 grants: Arc::new(Grants::all()),
-                expires_at: None,
+                expires_at,
             },
             resumes: None,
         };

@@ -5,7 +5,7 @@
 //!
 //! | | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|
-//! | row | 0 polling, 1 websocket; 4 more once it is ready for durable messages | claim | epoch | device | node | incarnation | `fence_after` in ms | last sign of life, in ms after the epoch | vouched for, in Unix ms; may be missing | | |
+//! | row | 0 polling, 1 websocket; 4 more once it is ready for durable messages | claim | epoch | device | node | incarnation | `fence_after` in ms | last sign of life, in ms after the epoch | vouched for, in Unix ms; may be missing, or 0 | the session that its client had before; may be missing | |
 //! | mark | 2 | claim | epoch | node | `fence_after` in ms | reason: 0 replaced, 1 kicked | when, in Unix ms | the winner's claim | its device | its node | its epoch |
 //!
 //! A mark ends after the time when nobody came in its place. It stays until its node has released the session, or a day. Claims and incarnations are packed (`packed.rs`).

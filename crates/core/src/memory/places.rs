@@ -33,6 +33,8 @@ pub(super) type Told = (NodeId, Eviction);
 
 struct Entry {
     row: Row,
+    /// The session that its client had before.
+    resumes: Option<SessionId>,
     /// Whether it is ready for durable messages.
     ready: bool,
     fence_after: Duration,
@@ -67,10 +69,12 @@ impl Places {
         let (mut rivals, beside) = rivals(entries, claim);
         let excess = rivals.len().saturating_sub(beside);
         if claim.on_duplicate == OnDuplicate::Reject || claim.resumes.is_some() {
-            rivals.retain(|at| {
-                let row = &entries[*at].row;
-                claim.resumes == Some(row.session) || is_dead(row)
-            });
+            let is_own = |at: &usize| {
+                let Entry { row, resumes, .. } = &entries[*at];
+                claim.resumes.is_some_and(|had| had == row.session || *resumes == Some(had))
+            };
+            rivals.retain(|at| is_own(at) || is_dead(&entries[*at].row));
+            rivals.sort_by_key(|at| !is_own(at));
             if rivals.len() < excess {
                 return Err(ClaimError::Taken);
             }
@@ -86,7 +90,13 @@ impl Places {
         told.extend(displaced.map(|at| entries[*at].displace(&claim.place, &row, now_ms)));
         let answer = claimed(entries, claim, epoch, now_ms);
         entries.retain(|entry| entry.row.session != claim.session);
-        entries.push(Entry { row, ready: claim.ready, fence_after: home.fence_after, mark: None });
+        entries.push(Entry {
+            row,
+            resumes: claim.resumes,
+            ready: claim.ready,
+            fence_after: home.fence_after,
+            mark: None,
+        });
         Ok((answer, told))
     }
 
@@ -136,7 +146,7 @@ impl Places {
             // Marked like everybody who loses: its next check must not find the place free and take it.
             let winner = newest.map(|row| row.claim);
             let mark = Some(Mark { evicted: evicted.clone(), winner, at_ms: now_ms });
-            entries.push(Entry { row, ready: held.ready, fence_after, mark });
+            entries.push(Entry { row, resumes: None, ready: held.ready, fence_after, mark });
             return (Verdict::Evicted(evicted), Vec::new());
         }
         if !restore {
@@ -145,7 +155,7 @@ impl Places {
         let excess = rivals.len().saturating_sub(beside);
         let displaced = rivals[..excess].iter();
         let told = displaced.map(|at| entries[*at].displace(&held.place, &row, now_ms)).collect();
-        entries.push(Entry { row, ready: held.ready, fence_after, mark: None });
+        entries.push(Entry { row, resumes: None, ready: held.ready, fence_after, mark: None });
         (Verdict::Restored, told)
     }
 

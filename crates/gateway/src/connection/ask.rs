@@ -32,6 +32,11 @@ impl Asked<'_> {
     }
 }
 
+/// Nobody can say now whether a session still has its place.
+pub(super) fn deaf() -> Refusal {
+    Refusal::new(ErrorCode::Unavailable, "this node does not hear the cluster")
+}
+
 impl Connection {
     /// Carries out what the session of that index asks for, or refuses it.
     pub(super) fn ask(&mut self, index: usize, asked: Asked<'_>, question: Question) -> Result<(), Exit> {
@@ -56,7 +61,7 @@ impl Connection {
         let alone = operation == Some(Operation::Heartbeat) && session.holding.is_none();
         if !alone && self.node.pulse.check(Instant::now()).is_err() {
             // Held for as long as anything may be; nobody can say now whether this session still has its place.
-            reply.refuse(&Refusal::new(ErrorCode::Unavailable, "this node does not hear the cluster"));
+            reply.refuse(&deaf());
             return Ok(());
         }
         match asked {

@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use super::close::Close;
 use super::{Connection, Exit, HANG_UP_MS};
 use crate::message::Message;
+use crate::outbox::Outbox;
 
 /// How long the last bytes may take to leave a WebSocket, and then the peer to hang up itself.
 const LINGER: Duration = Duration::from_secs(2);
@@ -80,6 +81,9 @@ impl Connection {
         let frame = if self.is_plain() { exit.close.or(Close::of(exit.reason)) } else { exit.close };
         if !farewells.is_empty() && !self.is_plain() {
             // Official clients hang up by themselves, and would take a close that comes along for a lost connection.
+            if !flushed(&self.outbox, self.linger(exit.reason).unwrap_or(LINGER)).await {
+                return;
+            }
             self.hung_up(Duration::from_millis(HANG_UP_MS)).await;
         }
         let frame = match frame {
@@ -91,28 +95,27 @@ impl Connection {
         let polling = if exit.reason == DisconnectReason::TransportClose { &noop } else { &close };
         let drained = self.outbox.push_last(frame, polling, &noop);
         if !drained {
-            let limit = match (self.link.is_websocket(), exit.reason) {
-                (true, _) => LINGER,
-                (false, DisconnectReason::ServerShuttingDown) => LINGER_DRAINING,
-                (false, DisconnectReason::ForcedClose | DisconnectReason::ServerNamespaceDisconnect) => {
-                    LINGER_POLLING
-                }
-                // The client is gone or knows already.
-                (false, _) => return,
-            };
-            let outbox = &self.outbox;
-            let flushed = poll_fn(|context| {
-                outbox.register(context);
-                outbox.poll_flush(context);
-                if outbox.is_drained() { Poll::Ready(()) } else { Poll::Pending }
-            });
-            if tokio::time::timeout(limit, flushed).await.is_err() {
+            // The client is gone or knows already, if there is no time for it.
+            let Some(limit) = self.linger(exit.reason) else { return };
+            if !flushed(&self.outbox, limit).await {
                 return;
             }
         }
         self.outbox.abandon();
         if exit.reason != DisconnectReason::PingTimeout {
             self.hung_up(LINGER).await;
+        }
+    }
+
+    /// How long the last bytes may take to leave, by why the connection ends.
+    fn linger(&self, reason: DisconnectReason) -> Option<Duration> {
+        match (self.link.is_websocket(), reason) {
+            (true, _) => Some(LINGER),
+            (false, DisconnectReason::ServerShuttingDown) => Some(LINGER_DRAINING),
+            (false, DisconnectReason::ForcedClose | DisconnectReason::ServerNamespaceDisconnect) => {
+                Some(LINGER_POLLING)
+            }
+            (false, _) => None,
         }
     }
 
@@ -127,4 +130,14 @@ impl Connection {
         };
         let _ = tokio::time::timeout(limit, hang_up).await;
     }
+}
+
+/// Whether everything that waits has left in time.
+async fn flushed(outbox: &Outbox, limit: Duration) -> bool {
+    let flushed = poll_fn(|context| {
+        outbox.register(context);
+        outbox.poll_flush(context);
+        if outbox.is_drained() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::time::timeout(limit, flushed).await.is_ok()
 }

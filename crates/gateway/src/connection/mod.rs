@@ -40,7 +40,7 @@ use crate::engines::EngineId;
 use crate::enrolment::{Enrolled, Turned};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Pushed};
 use crate::reply::Refusal;
 use crate::session::Session;
 
@@ -334,8 +334,10 @@ impl Connection {
             self.node.end(session, Evicted { reason: EvictReason::Expired, by: None }, None);
         }
         self.tell_evicted()?;
-        let next = self.sessions.iter().filter_map(|session| session.expires_unix_ms()).min();
-        Ok(next.map(|expires_ms| now + (expires_ms - unix)))
+        // Of one that has ended, and is told so on the way out, nothing is due any more.
+        let living = self.sessions.iter().filter(|session| !session.is_over());
+        let next = living.filter_map(|session| session.expires_unix_ms()).min();
+        Ok(next.map(|expires_ms| now + expires_ms.saturating_sub(unix)))
     }
 
     /// Tells the client of every session that was evicted. A connection of the plain protocol ends with its session.
@@ -345,12 +347,19 @@ impl Connection {
                 // It is told on the way out.
                 return Ok(());
             }
-            let session = self.sessions.swap_remove(index);
+            let session = Arc::clone(&self.sessions[index]);
             // Of one that ended in another way the transport is closed already, which says all there is to say.
-            let Some(evicted) = session.evicted() else { continue };
+            let Some(evicted) = session.evicted() else {
+                self.sessions.swap_remove(index);
+                continue;
+            };
             for message in self.farewells(&session, &evicted) {
-                self.outbox.push(&message);
+                if self.outbox.push(&message) == Pushed::Closed {
+                    // As above.
+                    return Ok(());
+                }
             }
+            self.sessions.swap_remove(index);
             if self.is_plain() {
                 let reason = DisconnectReason::ServerNamespaceDisconnect;
                 return Err(Exit { reason, close: Some(Close::evicted(evicted.reason)) });
@@ -565,6 +574,31 @@ mod tests {
             expected.extend_from_slice(&websocket::close(None, ""));
             assert_eq!(last, expected, "{reason}");
         }
+        rig.node.drain().await;
+    }
+
+    #[tokio::test]
+    async fn a_token_that_expires_while_the_connection_ends_is_seen_to_on_the_way_out() {
+        let rig = Rig::start(&Exchange::new(), "a").await;
+        let node = rig.inner();
+        let session = rig.seat_until("ann", Some(1)).await;
+        let outbox = Arc::clone(&session.outbox);
+        let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let (link, speech) = (Link::polling(mpsc::channel(1).1), Speech::socket_io(node));
+        let mut connection = Connection::new(
+            Arc::clone(node),
+            Arc::clone(&outbox),
+            EngineId::random(),
+            link,
+            speech,
+            admitted,
+        );
+        connection.sessions.push(Arc::clone(&session));
+        outbox.close(DisconnectReason::ServerShuttingDown);
+        assert!(matches!(connection.expire(0), Ok(None)));
+        assert!(session.is_over());
+        assert_eq!(connection.sessions.len(), 1, "its farewell is still owed");
+        connection.sessions.clear();
         rig.node.drain().await;
     }
 }

@@ -5,8 +5,9 @@ use tidegate_core::offline::Serial;
 use tidegate_msgpack::{Reader, Token};
 use tidegate_protocol::plain::{self, Format, Request};
 use tidegate_protocol::websocket::{self, Incoming, Opcode};
+use tokio::time::Instant;
 
-use super::ask::Asked;
+use super::ask::{Asked, deaf};
 use super::close::Close;
 use super::{Connection, Exit, Held, Speech};
 use crate::bucket::Bucket;
@@ -134,12 +135,14 @@ impl Connection {
         self.ask(index, asked, question)
     }
 
-    /// Answers what asks for nothing but to be heard.
+    /// Answers what asks for nothing but to be heard. A node that is deaf cannot say so: the session may have lost its place.
     fn confirm(&self, index: usize, id: Option<plain::Id>) {
         let (Some(id), Speech::Plain(plain)) = (id, &self.speech) else { return };
         let session = &self.sessions[index];
+        let is_deaf = session.holding.is_some() && self.node.pulse.check(Instant::now()).is_err();
+        let refusal = is_deaf.then(deaf);
         let Some(_deed) = session.begin(&self.node.broker) else { return };
-        match bare_reply(plain.format, &id, None) {
+        match bare_reply(plain.format, &id, refusal.as_ref()) {
             Ok(frame) => {
                 self.outbox.push(&Message::frame(frame, false));
             }
@@ -147,12 +150,8 @@ impl Connection {
         }
     }
 
-    /// What comes before there is a session, or after the last.
+    /// What comes before there is a session.
     fn on_first(&mut self, request: Request) -> Result<(), Exit> {
-        if !self.ended.is_empty() {
-            // On its way before the client could hear that the node ended the session.
-            return Ok(());
-        }
         if request.op != "connect" {
             return Err(violated("the first message must be connect"));
         }

@@ -2,7 +2,8 @@
 --
 -- ARGV[5] session, ARGV[6] kind, ARGV[7] device, ARGV[8] incarnation, ARGV[9] fence_after_ms
 -- ARGV[10] 'device', 'any', or how many sessions may live here; ARGV[11] 'replace' or 'reject'
--- ARGV[12] with 'reject', the session that may be replaced all the same, since the newcomer's client had it; or ''
+-- ARGV[12] with 'reject', the session that may be replaced all the same, since the newcomer's client had it, like any
+-- other that was claimed by a client that had it: the answer to that may have been lost; or ''
 -- ARGV[13...] with 'reject', the claims that may be, too, since their nodes are dead
 --
 -- Returns { epoch, session, node, fence_after_ms, ... } of those displaced, now or by others so shortly before that they
@@ -39,15 +40,21 @@ if surplus > 0 and ARGV[11] == 'reject' then
   for i = 13, #ARGV do
     dead[ARGV[i]] = true
   end
-  local replaceable, in_the_way = {}, { 0 }
+  local replaceable, abandoned, in_the_way = {}, {}, { 0 }
   for _, found in ipairs(same) do
     local row = found.value
-    if dead[row[2]] or found.session == ARGV[12] then
+    if ARGV[12] ~= '' and (found.session == ARGV[12] or row[10] == ARGV[12]) then
       table.insert(replaceable, found)
+    elseif dead[row[2]] then
+      table.insert(abandoned, found)
     end
     table.insert(in_the_way, row[5])
     table.insert(in_the_way, row[6])
     table.insert(in_the_way, row[2])
+  end
+  -- One's own go first.
+  for _, found in ipairs(abandoned) do
+    table.insert(replaceable, found)
   end
   if #replaceable < surplus then
     return in_the_way
@@ -57,6 +64,9 @@ end
 
 local epoch = math.max(latest + 1, now_ms())
 local row = { tonumber(ARGV[6]), ARGV[4], epoch, ARGV[7], ARGV[3], ARGV[8], tonumber(ARGV[9]), 0 }
+if ARGV[12] ~= '' then
+  row[9], row[10] = 0, ARGV[12]
+end
 local told = { epoch }
 for i = 1, surplus do
   local loser = same[i]

@@ -588,6 +588,9 @@ describe('plain clients beside others', OPTIONS, () => {
     await redis.kill();
     await until('the node is deaf', async () => (await node.status('/readyz')).status === 503);
     for (const each of clients) assert.equal(outcome(await each.ask({ op: 'publish', room: 'r' })), 'unavailable');
+    // Who has a place may have lost it unheard.
+    assert.equal(outcome(await clients[0].ask({ op: 'ack', message: '1-1' })), 'unavailable');
+    assert.equal(outcome(await clients[1].ask({ op: 'ack', message: '1-1' })), 'ok');
     assert.equal((await open(stage, node.url)).status, 503);
     await redis.start();
     await until('the node hears', async () => (await node.status('/readyz')).status === 200, 20_000);

@@ -149,6 +149,32 @@ pub async fn who_comes_back_displaces_nobody_else(cluster: &impl Cluster) {
     }
 }
 
+/// A client whose answer was lost comes back for the same session again, and what it made in between is its own, too. It
+/// goes before the session of a dead node.
+pub async fn who_comes_back_twice_is_not_in_its_own_way(cluster: &impl Cluster) {
+    let (a, b) = pair(cluster).await;
+    let c = node(cluster, "c").await;
+    let comes_back =
+        |policy, had: &Claim| Claim { resumes: Some(had.session), ..claim_as("u", "phone", policy, REPLACE) };
+    let first = a.hold(claim("u", "phone")).await;
+    let (second, _) = b.claim(comes_back(Policy::PerDevice, &first)).await;
+    a.release(&first).await;
+    let (third, answer) = a.claim(comes_back(Policy::PerDevice, &first)).await;
+    assert_eq!(answer.displaced.len(), 1);
+    assert_eq!(a.find("u").await, [a.row(&third)]);
+    b.release(&second).await;
+
+    let dead = c.hold(claim_as("u", "desk", Policy::Max(2), REPLACE)).await;
+    cluster.crash(c).await;
+    let (fourth, answer) = b.claim(comes_back(Policy::Max(2), &third)).await;
+    let ended: Vec<_> = answer.displaced.iter().map(|displaced| displaced.session).collect();
+    assert_eq!(ended, [third.session], "its own, though the other is dead: {:?}", dead.session);
+    assert_eq!(a.find("u").await.len(), 2);
+    // And for the one that resumed it, by whoever knows of that one.
+    a.release(&third).await;
+    b.claim(comes_back(Policy::Max(2), &fourth)).await;
+}
+
 /// The session of a dead node is in nobody's way, but only such a session makes room.
 pub async fn a_dead_nodes_session_makes_room(cluster: &impl Cluster) {
     let (a, b) = pair(cluster).await;

@@ -135,6 +135,7 @@ contract! {
         a_newcomer_displaces_the_oldest,
         a_newcomer_may_be_refused,
         who_comes_back_displaces_nobody_else,
+        who_comes_back_twice_is_not_in_its_own_way,
         a_refresh_is_found,
         a_stale_claim_does_nothing,
         an_eviction_is_heard_before_the_next_pulse,

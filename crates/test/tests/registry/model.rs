@@ -274,10 +274,12 @@ impl<'a, C: Cluster> Run<'a, C> {
         let (mut rivals, beside) = self.rivals(&claim);
         let excess = rivals.len().saturating_sub(beside);
         if claim.on_duplicate == OnDuplicate::Reject || claim.resumes.is_some() {
-            rivals.retain(|rival| {
-                let Entry { claim: held, home, .. } = &self.entries[*rival];
-                claim.resumes == Some(held.session) || !self.is_alive(home)
-            });
+            let is_own = |rival: &usize| {
+                let held = &self.entries[*rival].claim;
+                claim.resumes.is_some_and(|had| had == held.session || held.resumes == Some(had))
+            };
+            rivals.retain(|rival| is_own(rival) || !self.is_alive(&self.entries[*rival].home));
+            rivals.sort_by_key(|rival| !is_own(rival));
         }
         let answer = self.nodes[at].registry.claim(claim.clone()).await;
         if rivals.len() < excess {
