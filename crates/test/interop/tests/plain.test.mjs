@@ -629,7 +629,8 @@ describe('plain clients beside others', OPTIONS, () => {
 
   test('a node that stood still reads what was said meanwhile before it takes anybody for silent', async (t) => {
     const stage = stageOf(t);
-    const settings = { engine: { connect_timeout_ms: 3_000, ping_interval_ms: 1_500, ping_timeout_ms: 1_500 } };
+    // Not for so long that it would not know whether it may let anybody in.
+    const settings = { engine: { connect_timeout_ms: 3_000, ping_interval_ms: 1_500, ping_timeout_ms: 1_500 }, cluster: { fence_after_ms: 9_000 } };
     const node = await startTidegate(stage, { settings });
     const beating = await enter(stage, node.url, {});
     const waiting = await open(stage, node.url);
