@@ -21,7 +21,14 @@ const PAGES = Object.fromEntries([...TUTORIAL.matchAll(/^```html (\S+)\n([\s\S]*
 const TRIES_WITHIN_MS = 20_000;
 
 const lines = (tab) => tab.locator('#log li').allTextContents();
-const shows = (tab, text, timeout = TRIES_WITHIN_MS) => tab.locator('#log li', { hasText: text }).first().waitFor({ timeout });
+
+/** Waits until the page shows a line that has this text; what it shows instead is told if it does not. */
+async function shows(tab, text, timeout = TRIES_WITHIN_MS) {
+  await tab.locator('#log li', { hasText: text }).first().waitFor({ timeout }).catch(async (failure) => {
+    throw new Error(`no line with ${JSON.stringify(text)} among ${JSON.stringify(await lines(tab))}, ${JSON.stringify(tab.faults)}`, { cause: failure });
+  });
+}
+
 const press = (tab, name) => tab.getByRole('button', { name }).click();
 
 /** The pages and the clients they import, as the reader's folder has them; ports are those of the test. */
