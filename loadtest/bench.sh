@@ -98,7 +98,7 @@ start() {
         launch "$port" "${server_pin[@]}" "$gateway" serve --dev \
             --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$(free_port)"
     else
-        launch "$port" "${server_pin[@]}" node "$here/stock/server.mjs" "$port"
+        launch "$port" "${server_pin[@]}" node "$here/peers/stock/server.mjs" "$port"
     fi
 }
 
@@ -152,7 +152,7 @@ scaled() {
 
 cargo build --locked --manifest-path "$root/Cargo.toml" --release -p tidegate -p tidegate-loadtest
 if runs fanout || runs idle; then
-    (cd "$here/stock" && npm ci --no-audit --no-fund --loglevel=error)
+    (cd "$here/peers/stock" && npm ci --no-audit --no-fund --loglevel=error)
 fi
 mkdir -p "$(dirname "$record")"
 : >"$record"
