@@ -52,8 +52,9 @@ fuzz: ## Every parser's fuzz target for SECONDS_PER_TARGET seconds.
 	crates/protocol/fuzz/run.sh $(SECONDS_PER_TARGET)
 
 .PHONY: bench
-bench: ## Fan-out and idle memory beside a stock Socket.IO server; takeovers; durable messages. SCENARIO=offline runs one.
+bench: ## Everything beside a C floor, stock Socket.IO and socketioxide; takeovers; durable messages. See loadtest/README.md.
 	@crates/test/tools.sh build redis node
+	loadtest/side-by-side.sh
 	loadtest/bench.sh
 
 .PHONY: manifests
