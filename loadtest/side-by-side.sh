@@ -117,8 +117,8 @@ measure() {
     case $2 in
     fanout-1000x1) single "$@" "${fanout[@]}" --subscribers 1000 --in-flight 1 --messages "$(scaled 500)" ;;
     fanout-5000x1) single "$@" "${fanout[@]}" --subscribers 5000 --in-flight 1 --messages "$(scaled 120)" ;;
-    fanout-1000x8) single "$@" "${fanout[@]}" --subscribers 1000 --in-flight 8 --messages "$(scaled 1200)" ;;
-    fanout-5000x8) single "$@" "${fanout[@]}" --subscribers 5000 --in-flight 8 --messages "$(scaled 300)" ;;
+    fanout-1000x8) single "$@" "${fanout[@]}" --subscribers 1000 --in-flight 8 --messages "$(scaled 800)" ;;
+    fanout-5000x8) single "$@" "${fanout[@]}" --subscribers 5000 --in-flight 8 --messages "$(scaled 200)" ;;
     rooms) single "$@" rooms --rooms 100 --members 10 --bytes 100 --seconds "$(scaled 10)" ;;
     acks) single "$@" acks --connections 200 --event heartbeat --seconds "$(scaled 8)" ;;
     idle) single "$@" idle --connections "$(scaled 10000)" ;;
