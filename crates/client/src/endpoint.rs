@@ -1,10 +1,12 @@
 //! Where the server is, and the requests that are made to it.
 
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::Full;
 use tidegate_protocol::engineio::Transport;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 use crate::error::Error;
 use crate::options::Options;
@@ -15,6 +17,8 @@ pub(crate) struct Endpoint {
     authority: String,
     path: String,
     headers: HeaderMap,
+    local_address: Option<IpAddr>,
+    receive_buffer_bytes: Option<u32>,
 }
 
 impl Endpoint {
@@ -38,14 +42,35 @@ impl Endpoint {
             let key: HeaderName = name.parse().map_err(|_| bad_header())?;
             headers.append(key, HeaderValue::from_str(value).map_err(|_| bad_header())?);
         }
-        Ok(Endpoint { authority, path, headers })
+        let Options { local_address, receive_buffer_bytes, .. } = *options;
+        Ok(Endpoint { authority, path, headers, local_address, receive_buffer_bytes })
     }
 
     /// A TCP connection to the server.
     pub(crate) async fn dial(&self) -> Result<TcpStream, Error> {
-        let stream = TcpStream::connect(&self.authority).await?;
+        let stream = if self.local_address.is_none() && self.receive_buffer_bytes.is_none() {
+            TcpStream::connect(&self.authority).await?
+        } else {
+            self.dial_from_here().await?
+        };
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// The same with a socket that is not as the system would make it. The first address of the name is the only one that
+    /// is tried.
+    async fn dial_from_here(&self) -> Result<TcpStream, Error> {
+        let unknown = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+        let peer = lookup_host(&self.authority).await?.next().ok_or_else(unknown)?;
+        let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Before the connect, since the window is agreed on there.
+        if let Some(bytes) = self.receive_buffer_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(address) = self.local_address {
+            socket.bind(SocketAddr::new(address, 0))?;
+        }
+        Ok(socket.connect(peer).await?)
     }
 
     /// The request target of a transport, of a new session or of the one named `sid`.

@@ -6,7 +6,8 @@
 //!   alone), several namespaces on one transport, acknowledgements, heartbeat, reconnection. Everything a
 //!   client does runs in one task that [`Client::close`] waits for.
 //! - [`raw::Connection`] is one WebSocket and one namespace without a task, a timer or a buffer of its own, for
-//!   programs that hold thousands of them; [`plain::Connection`] is the same for the plain protocol of Tidegate's `/ws`.
+//!   programs that hold thousands of them; [`plain::Connection`] is the same for the plain protocol of Tidegate's `/ws`, and
+//!   [`poll::Connection`] a session that polls over a single TCP connection.
 //!
 //! Layout: `value` is what an event carries; `http` and `websocket` are the bare transports; `polling`, `opening`
 //! and `engine` make an Engine.IO session of them, upgrade and heartbeat included; `session` is the client's task
@@ -26,6 +27,7 @@ mod namespace;
 mod opening;
 mod options;
 pub mod plain;
+pub mod poll;
 mod polling;
 pub mod raw;
 mod session;

@@ -1,5 +1,6 @@
 //! How a client connects.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tidegate_protocol::socketio::Parser;
@@ -77,6 +78,10 @@ pub struct Options {
     pub events_max: usize,
     /// The largest message taken from the server, in bytes.
     pub message_bytes_max: usize,
+    /// The address that connections come from; `None` leaves it to the system.
+    pub local_address: Option<IpAddr>,
+    /// What the kernel is to hold for a connection that is not read; `None` leaves it to the system.
+    pub receive_buffer_bytes: Option<u32>,
 }
 
 impl Options {
@@ -93,6 +98,8 @@ impl Options {
             connect_timeout: Duration::from_secs(20),
             events_max: 4096,
             message_bytes_max: 64 << 20,
+            local_address: None,
+            receive_buffer_bytes: None,
         }
     }
 

@@ -119,6 +119,23 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The code of the server's close frame, if one has come.
+    #[must_use]
+    pub fn close_code(&self) -> Option<u16> {
+        self.websocket.close_code()
+    }
+
+    /// Closes the WebSocket and waits for the server to hang up, as [`raw::Connection::close`](crate::raw::Connection::close)
+    /// does.
+    ///
+    /// # Errors
+    /// What ended the connection otherwise.
+    pub async fn close(mut self) -> Result<(), Reason> {
+        self.websocket.hang_up().await
+    }
+}
+
 /// A message of the server's; none if it is none of this format, such as the text `pong`.
 #[must_use]
 pub fn decode(format: Format, message: Message<'_>) -> Option<Value> {

@@ -22,9 +22,9 @@ use crate::websocket::{Frame, WebSocket};
 /// A server's address, shared by the connections to it.
 #[derive(Debug, Clone)]
 pub struct Server {
-    endpoint: Arc<Endpoint>,
+    pub(crate) endpoint: Arc<Endpoint>,
     parser: Parser,
-    message_bytes_max: usize,
+    pub(crate) message_bytes_max: usize,
 }
 
 impl Server {
@@ -162,6 +162,21 @@ impl Connection {
         lost.map_or(Ok(()), Err)
     }
 
+    /// The code of the server's close frame, if one has come.
+    pub fn close_code(&self) -> Option<u16> {
+        self.websocket.close_code()
+    }
+
+    /// Leaves the namespace, closes the WebSocket and waits for the server to hang up, so that it is the server's end that
+    /// keeps the port for a while. The caller limits the time.
+    ///
+    /// # Errors
+    /// What ended the connection otherwise.
+    pub async fn close(mut self) -> Result<(), Reason> {
+        self.websocket.push_text("41");
+        self.websocket.hang_up().await
+    }
+
     fn push(&mut self, packet: Encoded) {
         match packet.head {
             Head::Text(text) => {
@@ -176,7 +191,7 @@ impl Connection {
 }
 
 /// Checks that the first packet is the answer to CONNECT.
-fn joined(decoder: &mut Decoder, message: &Owned, namespace: &str) -> Result<(), Error> {
+pub(crate) fn joined(decoder: &mut Decoder, message: &Owned, namespace: &str) -> Result<(), Error> {
     let packet = match message {
         Owned::Text(text) => decoder.text(text)?,
         Owned::Binary(bytes) => decoder.binary(bytes)?,

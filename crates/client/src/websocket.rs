@@ -39,6 +39,8 @@ pub(crate) struct WebSocket {
     mask: Mask,
     /// Nothing may follow a close frame.
     is_closing: bool,
+    /// The code of the server's close frame, once it has come.
+    close_code: Option<u16>,
     /// What the socket has not taken yet. Empty and unallocated in between.
     unsent: Vec<u8>,
 }
@@ -70,6 +72,7 @@ impl WebSocket {
             decoder: Decoder::new(Role::Client, message_bytes_max),
             mask: Mask::new(),
             is_closing: false,
+            close_code: None,
             unsent: Vec::new(),
         };
         let mut read_ahead = Vec::from(read_ahead);
@@ -108,9 +111,34 @@ impl WebSocket {
         self.unsent.len()
     }
 
+    /// The code of the server's close frame, if one has come; 1000 when it had none.
+    pub(crate) fn close_code(&self) -> Option<u16> {
+        self.close_code
+    }
+
     /// Hands over everything that waits. Cancel safe: the rest stays.
     pub(crate) async fn flush(&mut self) -> Result<(), Reason> {
         poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Says goodbye and waits until the server has hung up. What comes meanwhile is thrown away.
+    pub(crate) async fn hang_up(&mut self) -> Result<(), Reason> {
+        self.push_close(1000);
+        self.flush().await?;
+        poll_fn(|cx| self.poll_end(cx)).await
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let mut buffer = ReadBuf::new(scratch);
+                match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                    Err(_) => return Poll::Ready(Err(Reason::TransportError)),
+                    Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+                    Ok(()) => {}
+                }
+            }
+        })
     }
 
     /// Waits until something arrives and gives every complete message of one read to `on_frame`, which may see
@@ -170,7 +198,11 @@ impl WebSocket {
                 }
                 Ok(Some(Incoming::Pong(_))) => continue,
                 Ok(Some(Incoming::Ping(payload))) => Ok(payload.to_vec()),
-                Ok(Some(Incoming::Close(code))) => Err((code.unwrap_or(1000), Reason::TransportClose)),
+                Ok(Some(Incoming::Close(code))) => {
+                    let code = code.unwrap_or(1000);
+                    self.close_code = Some(code);
+                    Err((code, Reason::TransportClose))
+                }
                 Err(violation) => Err((violation.close_code(), Reason::TransportError)),
             };
             match answer {
