@@ -6,82 +6,80 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 
+use crate::pairs::Pairs;
 use crate::record::Record;
 
-/// The figures of one label in one setting, by name.
-type Figures = BTreeMap<String, Vec<f64>>;
+/// All runs of a file.
+pub(crate) struct Comparison {
+    /// By what the runs are about.
+    pub(crate) settings: BTreeMap<String, Setting>,
+}
 
-/// A table of every setting and figure: the median per label, the number of runs, the ratio to `base`.
-pub(crate) fn table(lines: &str, base: &str) -> anyhow::Result<String> {
-    let mut settings: BTreeMap<String, BTreeMap<String, Figures>> = BTreeMap::new();
-    for (at, line) in lines.lines().enumerate() {
-        let record: Record =
-            serde_json::from_str(line).with_context(|| format!("line {} is no record", at + 1))?;
-        let (setting, label, figures) = figures(record);
-        let slot = settings.entry(setting).or_default().entry(label).or_default();
-        for (name, figure) in figures {
-            slot.entry(name).or_default().push(figure);
+/// The runs of one setting.
+#[derive(Default)]
+pub(crate) struct Setting {
+    /// By label, in the order of the file, and each with its figures by name in the order of the record.
+    pub(crate) labels: Pairs<Pairs<Vec<f64>>>,
+}
+
+impl Comparison {
+    /// Reads a file of records, one a line.
+    pub(crate) fn read(lines: &str) -> anyhow::Result<Comparison> {
+        let mut settings: BTreeMap<String, Setting> = BTreeMap::new();
+        for (at, line) in lines.lines().enumerate() {
+            let record: Record =
+                serde_json::from_str(line).with_context(|| format!("line {} is no record", at + 1))?;
+            let figures = entry(&mut settings.entry(record.setting()).or_default().labels, &record.label);
+            for (name, figure) in record.figures.iter() {
+                entry(figures, name).push(*figure);
+            }
+            let faults: u64 = record.faults.iter().map(|(_, count)| count).sum();
+            entry(figures, "faults").push(faults as f64);
         }
+        Ok(Comparison { settings })
     }
 
-    let mut out = String::new();
-    for (setting, labels) in &settings {
-        writeln!(out, "{setting}")?;
-        for (label, figures) in labels {
-            for (name, values) in figures {
-                let middle = median(values);
-                write!(out, "  {label:<17} {name:<40} {middle:>14.3}  of {} runs", values.len())?;
-                let base_values = labels.get(base).filter(|_| label != base).and_then(|base| base.get(name));
-                match base_values.map(|values| median(values)) {
-                    Some(base_middle) if base_middle != 0.0 => {
-                        writeln!(out, ", {:.3} x {base}", middle / base_middle)?;
+    /// A table of every setting and figure: the median per label, the number of runs, the ratio to `base`.
+    pub(crate) fn table(&self, base: &str) -> anyhow::Result<String> {
+        let mut out = String::new();
+        for (setting, runs) in &self.settings {
+            writeln!(out, "{setting}")?;
+            for (label, figures) in runs.labels.iter() {
+                for (name, values) in figures.iter() {
+                    let middle = median(values);
+                    write!(out, "  {label:<17} {name:<40} {middle:>14.3}  of {} runs", values.len())?;
+                    match runs.ratio(label, name, base) {
+                        Some(ratio) => writeln!(out, ", {ratio:.3} x {base}")?,
+                        None => writeln!(out)?,
                     }
-                    _ => writeln!(out)?,
                 }
             }
         }
+        Ok(out)
     }
-    Ok(out)
 }
 
-/// What a record is about, whose it is, and its figures.
-fn figures(record: Record) -> (String, String, Vec<(String, f64)>) {
-    let named = |figures: Vec<(&str, f64)>| {
-        figures.into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect()
-    };
-    match record {
-        Record::Fanout(run) => {
-            let setting = format!(
-                "fanout, {} subscribers, {} bytes, {} in flight",
-                run.subscribers, run.bytes, run.in_flight
-            );
-            let mut figures = vec![
-                ("deliveries per second", run.deliveries_per_second),
-                ("load CPU, us per delivery", run.load_us_per_delivery),
-                ("latency p50, us", run.latency_us.p50),
-                ("latency p99, us", run.latency_us.p99),
-                ("late", run.late as f64),
-                ("missing, repeated or lost", (run.missing + run.repeated + u64::from(run.lost)) as f64),
-            ];
-            figures.extend(run.server_us_per_delivery.map(|us| ("server CPU, us per delivery", us)));
-            figures.extend(run.connect_cpu_us.map(|us| ("server CPU, us per connection", us)));
-            (setting, run.label, named(figures))
-        }
-        Record::Idle(run) => {
-            let figures = vec![
-                ("resident bytes per connection", run.bytes_per_connection),
-                ("server CPU, us per connection", run.connect_cpu_us),
-                ("missing, repeated or lost", f64::from(run.lost)),
-            ];
-            (format!("idle, {} connections", run.connections), run.label, named(figures))
-        }
-        Record::Takeover(run) => (run.setting(), run.label.clone(), run.figures()),
-        Record::Offline(run) => (run.setting(), run.label.clone(), run.figures()),
+impl Setting {
+    /// The figure of one label in terms of another's.
+    pub(crate) fn ratio(&self, label: &str, figure: &str, base: &str) -> Option<f64> {
+        let of = |label: &str| self.labels.get(label)?.get(figure).map(|values| median(values));
+        let base_middle = of(base).filter(|middle| label != base && *middle != 0.0)?;
+        Some(of(label)? / base_middle)
     }
+}
+
+/// What `pairs` have under this name; nothing, to begin with.
+fn entry<'a, T: Default>(pairs: &'a mut Pairs<T>, name: &str) -> &'a mut T {
+    let known = pairs.iter().position(|(found, _)| found == name);
+    if known.is_none() {
+        pairs.add(name, T::default());
+    }
+    let at = known.unwrap_or(pairs.0.len() - 1);
+    &mut pairs.0[at].1
 }
 
 /// The middle of at least one figure; between the two in the middle when there is no single one.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;
@@ -93,19 +91,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::record::Idle;
 
     fn idle(label: &str, bytes_per_connection: f64) -> String {
-        let record = Record::Idle(Idle {
-            label: label.to_owned(),
-            connections: 10,
-            before_bytes: 0,
-            after_bytes: 0,
-            bytes_per_connection,
-            connect_cpu_us: 0.0,
-            connect_seconds: 0.0,
-            lost: 0,
-        });
+        let mut record = Record::new("idle", label);
+        record.setting.add("connections", "10");
+        record.figures.add("resident bytes per connection", bytes_per_connection);
+        record.figures.add("opening, seconds", 0.0);
         serde_json::to_string(&record).unwrap() + "\n"
     }
 
@@ -119,15 +110,16 @@ mod tests {
     #[test]
     fn runs_are_gathered_by_label_and_held_against_the_base() {
         let lines = [idle("ours", 1.0), idle("stock", 10.0), idle("ours", 3.0), idle("ours", 2.0)].concat();
-        let table = table(&lines, "stock").unwrap();
+        let table = Comparison::read(&lines).unwrap().table("stock").unwrap();
         let line = table.lines().find(|line| line.contains("ours") && line.contains("resident")).unwrap();
         assert!(line.ends_with("2.000  of 3 runs, 0.200 x stock"), "{line}");
+        assert!(table.starts_with("idle, connections 10\n"), "{table}");
         assert!(!table.contains("NaN") && !table.contains("inf"), "{table}");
     }
 
     #[test]
     fn a_broken_line_is_named() {
-        let error = table(&(idle("a", 1.0) + "{}\n"), "a").unwrap_err();
+        let error = Comparison::read(&(idle("a", 1.0) + "{}\n")).err().unwrap();
         assert!(error.to_string().contains("line 2"), "{error}");
     }
 }

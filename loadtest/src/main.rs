@@ -1,106 +1,59 @@
 //! Load scenarios for Socket.IO servers. It speaks to them through the client alone, so that Tidegate and any
 //! other server are measured by the same tool; see `README.md` beside it for the method.
+//!
+//! Layout: `cli`, `preset` and `target` are what is asked for. A scenario (`idle`, `fanout`, `rooms`, `acks`, `churn`,
+//! `slow`, `crossnode`, `takeover`, `offline`) drives a `run`, whose connections a `crew` holds: `worker`s in this process or
+//! in others, reached over a `link`. `audience` and `broadcast` are what scenarios with one publisher share. `tally`,
+//! `times`, `meter` and `watch` are what is found; `record`, `compare` and `report` are what is made of it.
 
+mod acks;
+mod audience;
+mod broadcast;
+mod churn;
+mod cli;
+mod clock;
 mod compare;
+mod crew;
+mod crossnode;
 mod fanout;
 mod fleet;
+mod gate;
 mod idle;
 mod line;
+mod link;
 mod meter;
 mod offline;
+mod pairs;
+mod preset;
 mod process;
+mod progress;
 mod record;
 mod redis;
+mod report;
+mod rooms;
+mod run;
 mod seen;
+mod slow;
 mod stamp;
 mod takeover;
+mod tally;
+mod target;
+mod times;
+mod watch;
+mod worker;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser as _};
 
+use crate::cli::{Cli, Scenario};
 use crate::record::{Record, append};
-
-#[derive(Parser)]
-#[command(
-    name = "tidegate-loadtest",
-    about = "Measures Socket.IO servers: fan-out, idle connections, sessions that move and durable messages"
-)]
-struct Cli {
-    #[command(subcommand)]
-    scenario: Scenario,
-}
-
-#[derive(Subcommand)]
-enum Scenario {
-    /// One publisher, one room, many subscribers: CPU per delivery, latency, order, loss.
-    Fanout {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        options: fanout::Options,
-    },
-    /// Many connections that do nothing: resident memory per connection.
-    Idle {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        options: idle::Options,
-    },
-    /// Users who log in on one node and then on the other: how fast a session moves, and what that costs Redis.
-    Takeover {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        options: takeover::Options,
-    },
-    /// Messages to users who are away, who come back, and who are there: what storing and delivering cost Redis.
-    Offline {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        options: offline::Options,
-    },
-    /// Prints the medians of recorded runs, and their ratio to a base.
-    Compare {
-        /// File that runs were appended to with `--json`.
-        file: PathBuf,
-        /// Label of the runs that the others are held against.
-        #[arg(long, default_value = "stock")]
-        base: String,
-    },
-}
-
-/// What every scenario is told about the server and its record.
-#[derive(Args, Clone)]
-struct Target {
-    /// The server, as http://host:port.
-    #[arg(long)]
-    url: String,
-    /// Path that Engine.IO is served under.
-    #[arg(long, default_value = "/socket.io/")]
-    path: String,
-    /// Process of the server, to be measured; repeat it for a server of several processes.
-    #[arg(long = "pid")]
-    pids: Vec<u32>,
-    /// Connections that are opened at the same time.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    opening: u32,
-    /// Threads of this tool.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    threads: u32,
-    /// Name of the server in the record.
-    #[arg(long, default_value = "server")]
-    label: String,
-    /// Appends the record to this file, one line of JSON per run.
-    #[arg(long)]
-    json: Option<PathBuf>,
-}
+use crate::target::Target;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(Cli::parse().scenario) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -111,35 +64,57 @@ fn main() -> ExitCode {
 }
 
 /// Whether the scenario found the server sound.
-fn run(cli: Cli) -> anyhow::Result<bool> {
-    let (target, record) = match cli.scenario {
-        Scenario::Fanout { target, options } => {
-            let record = runtime(target.threads)?.block_on(fanout::run(&target, &options))?;
-            (target, Record::Fanout(record))
+fn run(scenario: Scenario) -> anyhow::Result<bool> {
+    // As many open files as the system allows. Where it cannot be told, the limit is what it is.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    match scenario {
+        Scenario::Idle { target, options } => measure(&target, idle::run(&target, &options)),
+        Scenario::Fanout { target, options } => measure(&target, fanout::run(&target, &options)),
+        Scenario::Rooms { target, options } => measure(&target, rooms::run(&target, &options)),
+        Scenario::Acks { target, options } => measure(&target, acks::run(&target, &options)),
+        Scenario::Churn { target, options } => measure(&target, churn::run(&target, &options)),
+        Scenario::Slow { target, options } => measure(&target, slow::run(&target, &options)),
+        Scenario::Crossnode { target, options } => measure(&target, crossnode::run(&target, &options)),
+        Scenario::Takeover { target, options } => measure(&target, takeover::run(&target, &options)),
+        Scenario::Offline { target, options } => measure(&target, offline::run(&target, &options)),
+        Scenario::Run { file, settings } => {
+            let text = read(&file)?;
+            let arguments = preset::arguments(&text, &settings, &Cli::command())
+                .with_context(|| format!("{} cannot be run", file.display()))?;
+            let program = std::env::args().take(1);
+            run(Cli::try_parse_from(program.chain(arguments)).unwrap_or_else(|error| error.exit()).scenario)
         }
-        Scenario::Idle { target, options } => {
-            let record = runtime(target.threads)?.block_on(idle::run(&target, &options))?;
-            (target, Record::Idle(record))
+        Scenario::Compare { file, base, report } => {
+            let comparison = compare::Comparison::read(&read(&file)?)?;
+            print!("{}", comparison.table(&base)?);
+            if let Some(page) = report {
+                write(&page, &report::comparison(&comparison, &base)?)?;
+            }
+            Ok(true)
         }
-        Scenario::Takeover { target, options } => {
-            let record = runtime(target.threads)?.block_on(takeover::run(&target, &options))?;
-            (target, Record::Takeover(Box::new(record)))
-        }
-        Scenario::Offline { target, options } => {
-            let record = runtime(target.threads)?.block_on(offline::run(&target, &options))?;
-            (target, Record::Offline(Box::new(record)))
-        }
-        Scenario::Compare { file, base } => {
-            let lines = std::fs::read_to_string(&file).with_context(|| format!("failed to read {file:?}"))?;
-            print!("{}", compare::table(&lines, &base)?);
-            return Ok(true);
-        }
-    };
+        Scenario::Worker { threads } => runtime(threads)?.block_on(worker::serve()).map(|()| true),
+    }
+}
+
+/// Runs a scenario, and tells what it has found.
+fn measure(target: &Target, scenario: impl Future<Output = anyhow::Result<Record>>) -> anyhow::Result<bool> {
+    let record = runtime(target.threads)?.block_on(scenario)?;
     println!("{record}");
     if let Some(file) = &target.json {
         append(file, &record)?;
     }
+    if let Some(page) = &target.report {
+        write(page, &report::page(&record)?)?;
+    }
     Ok(record.is_sound())
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
 }
 
 fn runtime(threads: u32) -> anyhow::Result<tokio::runtime::Runtime> {
@@ -152,16 +127,4 @@ fn runtime(threads: u32) -> anyhow::Result<tokio::runtime::Runtime> {
         builder.worker_threads(threads as usize);
     }
     builder.enable_all().build().context("failed to start the runtime")
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn no_two_settings_of_a_scenario_share_a_name() {
-        Cli::command().debug_assert();
-    }
 }

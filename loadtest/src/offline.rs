@@ -19,14 +19,18 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 use tidegate_client::raw::{Connection, Server};
-use tidegate_client::{Options as ClientOptions, Reason, Value};
+use tidegate_client::{Reason, Value};
 use tokio::task::JoinSet;
 
-use crate::Target;
-use crate::fleet::{capped, lost, open};
+use crate::fleet::{capped, lost_count, open};
 use crate::meter::{Each, Kept, Meter, Spent, aftermath};
-use crate::record::Latency;
+use crate::progress::Progress;
+use crate::record::Record;
+use crate::run::subjects;
 use crate::stamp::bytes_range;
+use crate::target::Target;
+use crate::times::Latency;
+use crate::watch::Watch;
 
 use course::Course;
 use recipient::Recipient;
@@ -34,15 +38,14 @@ use rota::Rota;
 use sender::Sender;
 use tally::Tally;
 
-pub(crate) use record::Offline;
-use record::{Faults, Phase};
+use record::{Faults, Offline, Phase};
 
 /// The scenario's own settings.
 #[derive(Args, Clone)]
 pub(crate) struct Options {
-    /// The other node, as http://host:port.
+    /// The other node, as http://host:port; a second --url is the same.
     #[arg(long)]
-    other_url: String,
+    other_url: Option<String>,
     /// How many users are written to.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
@@ -71,46 +74,58 @@ fn recipient(user: u32) -> String {
     format!("u{user}")
 }
 
-pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Offline> {
+pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Record> {
+    target.alone()?;
     let Options { messages, senders, bytes, .. } = *options;
     if senders > options.users {
         bail!("{senders} senders need as many users at least: one is not written to by two at a time");
     }
     // What the senders and the tool's own connection to Redis take is not there for users.
-    let users = capped(options.users, senders.saturating_add(1))?;
+    let users = capped(options.users, senders.saturating_add(1), 1)?;
     let stored = u64::from(users) * messages;
-    let mut meter = Meter::new(&target.pids, options.redis.as_deref())?;
+    let own = vec![std::process::id()];
+    let mut meter = Meter::new(&target.pids, own.clone(), options.redis.as_deref(), None)?;
     let nodes = Nodes::new(target, options)?;
-    let course = Arc::new(Course::new(bytes)?);
+    let progress = Progress::new();
+    let course = Arc::new(Course::new(bytes, progress.clone()));
+    let mut watch = Watch::begin(subjects(&target.pids, None, &own), course.done.clone());
 
     let send = |(_, connection)| Sender::new(connection).live(course.clone());
-    let mut sending = nodes.open(senders, target, |sender| format!("s{sender}"), send).await?;
+    progress.phase("opening senders", senders.into());
+    let mut sending = nodes.open(senders, target, &progress, |sender| format!("s{sender}"), send).await?;
     let bytes_before = meter.redis_bytes().await?;
     let kept_senders = meter.keep(options.hold, senders).await?;
     let begin = || course.post(Rota::new(users, 0, stored), "stored");
     let is_over = |tally: &Tally| tally.answered + tally.failed == stored;
-    let store = Leg::run("store", &course, &mut meter, begin, is_over).await?;
+    watch.enter("store");
+    let store = Leg::run("store", stored, &course, &mut meter, begin, is_over).await?;
     let bytes_after = meter.redis_bytes().await?;
 
+    progress.phase("opening recipients", users.into());
     let receive = |(user, connection)| Recipient::new(user, connection, &course).live(course.clone());
-    let mut receiving = nodes.open(users, target, recipient, receive).await?;
+    let mut receiving = nodes.open(users, target, &progress, recipient, receive).await?;
     aftermath().await;
     let kept = meter.keep(options.hold, senders + users).await?;
     let has_all_caught_up = |tally: &Tally| tally.caught_up == users;
-    let drain = Leg::run("drain", &course, &mut meter, || course.call(messages), has_all_caught_up).await?;
+    watch.enter("drain");
+    let drain =
+        Leg::run("drain", stored, &course, &mut meter, || course.call(messages), has_all_caught_up).await?;
     let begin = || course.post(Rota::new(users, messages, options.live), "live");
     let is_over =
         |tally: &Tally| tally.answered + tally.failed == options.live && tally.delivered >= tally.answered;
-    let live = Leg::run("live", &course, &mut meter, begin, is_over).await?;
+    watch.enter("live");
+    let live = Leg::run("live", options.live, &course, &mut meter, begin, is_over).await?;
+    watch.leave();
     // Whatever was not settled would come again now.
     course.call(0);
-    let last = course.until("second online", has_all_caught_up).await?;
+    let last = course.until("second online", 0, has_all_caught_up).await;
 
     let expected = Expected { sends: stored + options.live, replays: users * 2 };
     let faults = expected.faults(&[&store.tally, &drain.tally, &live.tally, &last]);
     let growth = bytes_before.zip(bytes_after).map(|(before, after)| after as f64 - before as f64);
-    Ok(Offline {
-        label: target.label.clone(),
+    progress.end();
+    let load = live.spent.busyness(target.threads);
+    let run = Offline {
         users,
         messages,
         bytes,
@@ -122,7 +137,8 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Of
         kept_senders,
         kept,
         faults: Faults { lost: lost_count(&mut sending) + lost_count(&mut receiving), ..faults },
-    })
+    };
+    Ok(Record { load, course: watch.course(), ..run.record(&target.label) })
 }
 
 /// Both nodes, between which connections alternate.
@@ -130,12 +146,8 @@ struct Nodes([Server; 2]);
 
 impl Nodes {
     fn new(target: &Target, options: &Options) -> anyhow::Result<Nodes> {
-        let server = |url: &str| {
-            let mut client = ClientOptions::new(url);
-            client.path.clone_from(&target.path);
-            Server::new(&client)
-        };
-        Ok(Nodes([server(&target.url)?, server(&options.other_url)?]))
+        let other = target.other_url(options.other_url.as_deref())?;
+        Ok(Nodes([Server::new(&target.client(&target.urls[0]))?, Server::new(&target.client(&other))?]))
     }
 
     /// A connection for each of `count` users.
@@ -143,6 +155,7 @@ impl Nodes {
         &self,
         count: u32,
         target: &Target,
+        progress: &Progress,
         name: fn(u32) -> String,
         run: impl Fn((u32, Connection)) -> R,
     ) -> anyhow::Result<JoinSet<Reason>>
@@ -157,12 +170,8 @@ impl Nodes {
                 Ok((index, connection.context("failed to connect")?))
             }
         };
-        open(count, target.opening, connect, run).await
+        open(count, target.opening, |opened| progress.set(opened.into()), connect, run).await
     }
-}
-
-fn lost_count(running: &mut JoinSet<Reason>) -> u32 {
-    std::iter::from_fn(|| lost(running)).map(|_| 1).sum()
 }
 
 /// One phase as it was run.
@@ -175,14 +184,15 @@ struct Leg {
 impl Leg {
     async fn run(
         what: &str,
+        total: u64,
         course: &Course,
-        meter: &mut Meter<'_>,
+        meter: &mut Meter,
         begin: impl FnOnce() -> Instant,
         is_over: impl Fn(&Tally) -> bool,
     ) -> anyhow::Result<Leg> {
         let before = meter.read()?;
         let began = begin();
-        let tally = course.until(what, is_over).await?;
+        let tally = course.until(what, total, is_over).await;
         let seconds = tally.last().saturating_duration_since(began).as_secs_f64();
         Ok(Leg { seconds, tally, spent: meter.spent_since(&before).await? })
     }
@@ -235,8 +245,6 @@ impl Expected {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::time::Duration;
 
     use super::*;
@@ -244,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_did_not_happen_is_a_fault() {
-        let (mut store, mut drain) = (Tally::new().unwrap(), Tally::new().unwrap());
+        let (mut store, mut drain) = (Tally::new(), Tally::new());
         let expected = Expected { sends: 4, replays: 3 };
         for _ in 0..3 {
             store.answer(Duration::ZERO);
@@ -261,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_sound_run_has_no_faults() {
-        let mut tally = Tally::new().unwrap();
+        let mut tally = Tally::new();
         tally.answer(Duration::ZERO);
         tally.deliver(Verdict::InOrder, None);
         tally.catch_up(0, 1, 1, Duration::ZERO);

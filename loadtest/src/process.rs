@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Cpu {
     /// Time on a core, to the nanosecond: the sum of `schedstat` over the threads that live.
     pub(crate) total_ns: u64,
+    /// Time its threads were ready and had to wait for a core.
+    #[serde(default)]
+    pub(crate) waited_ns: u64,
     /// User share, to the clock tick (10 ms).
     pub(crate) user_ms: u64,
     /// Kernel share, to the clock tick (10 ms).
@@ -34,8 +37,12 @@ impl Cpu {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
                 // A thread may end between the listing and the reading.
                 let Ok(schedstat) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-                let on_core = schedstat.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
-                sum.total_ns += on_core.context("unreadable schedstat")?;
+                let mut fields = schedstat.split_whitespace().map(str::parse::<u64>);
+                let (Some(Ok(on_core)), Some(Ok(waited))) = (fields.next(), fields.next()) else {
+                    return Err(anyhow!("unreadable schedstat"));
+                };
+                sum.total_ns += on_core;
+                sum.waited_ns += waited;
             }
         }
         if sum.total_ns == 0 {
@@ -45,10 +52,21 @@ impl Cpu {
         Ok(sum)
     }
 
+    /// All of them together.
+    pub(crate) fn sum(all: &[Cpu]) -> Cpu {
+        all.iter().fold(Cpu::default(), |sum, one| Cpu {
+            total_ns: sum.total_ns + one.total_ns,
+            waited_ns: sum.waited_ns + one.waited_ns,
+            user_ms: sum.user_ms + one.user_ms,
+            system_ms: sum.system_ms + one.system_ms,
+        })
+    }
+
     /// What was used since `before`.
     pub(crate) fn since(self, before: Cpu) -> Cpu {
         Cpu {
             total_ns: self.total_ns.saturating_sub(before.total_ns),
+            waited_ns: self.waited_ns.saturating_sub(before.waited_ns),
             user_ms: self.user_ms.saturating_sub(before.user_ms),
             system_ms: self.system_ms.saturating_sub(before.system_ms),
         }
@@ -108,6 +126,17 @@ pub(crate) fn connections_max() -> anyhow::Result<u32> {
     });
     let soft = soft.context("own limits do not name open files")?;
     Ok(u32::try_from(soft.saturating_sub(FOR_OURSELVES)).unwrap_or(u32::MAX))
+}
+
+/// How many connections may lead from one address to one port of a server.
+pub(crate) fn ports_max() -> anyhow::Result<u32> {
+    let range =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").context("failed to read the ports")?;
+    let mut ends = range.split_whitespace().map(str::parse::<u32>);
+    let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
+        return Err(anyhow!("unreadable range of ports: {range}"));
+    };
+    Ok(last.saturating_sub(first) + 1)
 }
 
 #[cfg(test)]

@@ -7,25 +7,28 @@ mod record;
 mod user;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use hdrhistogram::Histogram;
+use tidegate_client::Reason;
 use tidegate_client::raw::{Connection, Server};
-use tidegate_client::{Options as ClientOptions, Reason};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::Target;
-use crate::fleet::{capped, lost, open};
+use crate::fleet::{capped, lost_count, open};
 use crate::meter::{Each, Kept, Meter, Spent};
-use crate::record::Latency;
+use crate::progress::Progress;
+use crate::record::Record;
+use crate::run::subjects;
+use crate::target::Target;
+use crate::times::{Latency, Times};
+use crate::watch::{Done, Watch};
 
 use user::{Outcome, User};
 
-pub(crate) use record::Takeover;
-use record::{Bytes, Logins};
+use record::{Bytes, Logins, Takeover};
 
 /// How many failed logins are described; all are counted.
 const TOLD_MAX: u64 = 5;
@@ -33,9 +36,9 @@ const TOLD_MAX: u64 = 5;
 /// The scenario's own settings.
 #[derive(Args, Clone)]
 pub(crate) struct Options {
-    /// The other node, as http://host:port.
+    /// The other node, as http://host:port; a second --url is the same.
     #[arg(long)]
-    other_url: String,
+    other_url: Option<String>,
     /// How many sessions, each of a user of its own, who has two connections of this tool, one to each node.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -67,25 +70,34 @@ fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
-pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Takeover> {
-    let users = capped(options.sessions.saturating_mul(2), 1)? / 2;
-    let mut meter = Meter::new(&target.pids, options.redis.as_deref())?;
+pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Record> {
+    target.alone()?;
+    let users = capped(options.sessions.saturating_mul(2), 1, 1)? / 2;
+    let own = vec![std::process::id()];
+    let mut meter = Meter::new(&target.pids, own.clone(), options.redis.as_deref(), None)?;
+    let done = Arc::new(Done::default());
+    let mut watch = Watch::begin(subjects(&target.pids, None, &own), done.clone());
     let bytes_before = meter.redis_bytes().await?;
-    let mut crowd = Crowd::open(target, options, users).await?;
+    let mut crowd = Crowd::open(target, options, users, done).await?;
     let bytes_open = meter.redis_bytes().await?;
 
+    watch.enter("first logins");
     let (first, first_spent) = crowd.log_in(&mut meter, options, 1).await?;
+    watch.enter("kept");
     let bytes_logged_in = meter.redis_bytes().await?;
     let kept = meter.keep(options.hold, users).await?;
+    watch.enter("takeovers");
     let (takeover, takeover_spent) =
         crowd.log_in(&mut meter, options, options.rounds.saturating_mul(2)).await?;
 
+    watch.leave();
+    crowd.progress.end();
+    let load = takeover_spent.busyness(target.threads);
     let growth = |before: Option<u64>, after: Option<u64>, count: u32| {
         before.zip(after).map(|(before, after)| (after as f64 - before as f64) / f64::from(count))
     };
     let bytes = growth(bytes_before, bytes_open, users * 2).zip(growth(bytes_open, bytes_logged_in, users));
-    Ok(Takeover {
-        label: target.label.clone(),
+    let run = Takeover {
         users,
         rounds: options.rounds,
         rate: options.rate,
@@ -95,8 +107,9 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Ta
         redis_bytes: bytes.map(|(anonymous, session)| Bytes { anonymous, session }),
         kept,
         failed: first.failed + takeover.failed,
-        lost: crowd.lost(),
-    })
+        lost: lost_count(&mut crowd.running),
+    };
+    Ok(Record { load, course: watch.course(), ..run.record(&target.label) })
 }
 
 /// All users, and the way to tell them.
@@ -104,6 +117,9 @@ struct Crowd {
     users: Vec<Member>,
     outcomes: mpsc::Receiver<Outcome>,
     running: JoinSet<Reason>,
+    progress: Progress,
+    /// Logins that have come to an end, for whoever watches.
+    done: Arc<Done>,
 }
 
 struct Member {
@@ -113,13 +129,9 @@ struct Member {
 }
 
 impl Crowd {
-    async fn open(target: &Target, options: &Options, count: u32) -> anyhow::Result<Crowd> {
-        let server = |url: &str| {
-            let mut client = ClientOptions::new(url);
-            client.path.clone_from(&target.path);
-            Server::new(&client)
-        };
-        let servers = [server(&target.url)?, server(&options.other_url)?];
+    async fn open(target: &Target, options: &Options, count: u32, done: Arc<Done>) -> anyhow::Result<Crowd> {
+        let other = target.other_url(options.other_url.as_deref())?;
+        let servers = [Server::new(&target.client(&target.urls[0]))?, Server::new(&target.client(&other))?];
         let connect = |index| {
             let ([first, second], namespace) = (servers.clone(), options.namespace.clone());
             async move {
@@ -137,20 +149,25 @@ impl Crowd {
             users.borrow_mut()[user.index() as usize] = Some(Member { turns, is_sound: true });
             user.live(told, telling.clone())
         };
-        let running = open(count, target.opening, connect, run).await?;
+        let progress = Progress::new();
+        progress.phase("opening transports of users", count.into());
+        let opened = |count: u32| progress.set(count.into());
+        let running = open(count, target.opening, opened, connect, run).await?;
         let users = users.into_inner().into_iter();
         let users = users.map(|user| user.expect("every user was opened")).collect();
-        Ok(Crowd { users, outcomes, running })
+        Ok(Crowd { users, outcomes, running, progress, done })
     }
 
     /// Has every user log in `times` times, each time on the node where it is not.
     async fn log_in(
         &mut self,
-        meter: &mut Meter<'_>,
+        meter: &mut Meter,
         options: &Options,
         times: u32,
     ) -> anyhow::Result<(Tally, Spent)> {
-        let mut tally = Tally::new()?;
+        let mut tally = Tally::default();
+        let all = u64::from(times) * self.users.len() as u64;
+        self.progress.phase("logins", all);
         let before = meter.read()?;
         for _ in 0..times {
             let began = Instant::now();
@@ -178,7 +195,9 @@ impl Crowd {
                 Some(outcome) = self.outcomes.recv(), if under_way > 0 => {
                     under_way -= 1;
                     self.users[outcome.index as usize].is_sound = outcome.login.is_ok();
-                    tally.count(outcome);
+                    tally.count(outcome, &self.progress);
+                    self.done.set(self.done.count() + 1);
+                    self.progress.set(tally.answer_ns.len() + tally.failed);
                 }
                 () = tokio::time::sleep_until(began + gap * begun), if may_begin => {
                     let user = &mut self.users[next];
@@ -192,44 +211,31 @@ impl Crowd {
             }
         }
     }
-
-    /// How many users were lost.
-    fn lost(&mut self) -> u32 {
-        std::iter::from_fn(|| lost(&mut self.running)).map(|_| 1).sum()
-    }
 }
 
 /// What came of the logins of a phase.
+#[derive(Default)]
 struct Tally {
-    answer_ns: Histogram<u64>,
-    farewell_ns: Histogram<u64>,
+    answer_ns: Times,
+    farewell_ns: Times,
     failed: u64,
     seconds: f64,
 }
 
 impl Tally {
-    fn new() -> anyhow::Result<Tally> {
-        Ok(Tally {
-            answer_ns: Latency::histogram()?,
-            farewell_ns: Latency::histogram()?,
-            failed: 0,
-            seconds: 0.0,
-        })
-    }
-
-    fn count(&mut self, outcome: Outcome) {
+    fn count(&mut self, outcome: Outcome, progress: &Progress) {
         let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         match outcome.login {
             Ok(login) => {
-                self.answer_ns.saturating_record(ns(login.answer));
+                self.answer_ns.record(ns(login.answer));
                 if let Some(farewell) = login.farewell {
-                    self.farewell_ns.saturating_record(ns(farewell));
+                    self.farewell_ns.record(ns(farewell));
                 }
             }
             Err(failure) => {
                 self.failed += 1;
                 if self.failed <= TOLD_MAX {
-                    eprintln!("user {} failed to log in: {failure}", outcome.index);
+                    progress.say(&format!("user {} failed to log in: {failure}", outcome.index));
                 }
             }
         }

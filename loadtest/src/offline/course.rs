@@ -1,6 +1,6 @@
 //! What senders, recipients and the run share.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -8,6 +8,8 @@ use tokio::time::sleep;
 
 use super::rota::{Rota, Turn};
 use super::tally::Tally;
+use crate::progress::Progress;
+use crate::watch::Done;
 
 /// With nothing counted for this long a phase ends, finished or not.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +30,9 @@ pub(super) struct Round {
 pub(super) struct Course {
     /// Length of a message's data.
     pub(super) bytes: usize,
-    started: Instant,
+    pub(super) progress: Progress,
+    /// What has been done so far, for whoever watches.
+    pub(super) done: Arc<Done>,
     rota: Mutex<Rota>,
     tally: Mutex<Tally>,
     /// Changes when there is something to send. The value is the status that a send is answered with then.
@@ -38,21 +42,17 @@ pub(super) struct Course {
 }
 
 impl Course {
-    pub(super) fn new(bytes: usize) -> anyhow::Result<Course> {
+    pub(super) fn new(bytes: usize, progress: Progress) -> Course {
         let started = Instant::now();
-        Ok(Course {
+        Course {
             bytes,
-            started,
+            progress,
+            done: Arc::default(),
             rota: Mutex::default(),
-            tally: Mutex::new(Tally::new()?),
+            tally: Mutex::new(Tally::new()),
             posting: watch::Sender::new(""),
             rounds: watch::Sender::new(Round { number: 0, expected: 0, began: started }),
-        })
-    }
-
-    /// The clock that messages are stamped by.
-    pub(super) fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        }
     }
 
     /// Has the senders work off `rota`. Each send is to be answered with `status`. Returns when that began.
@@ -94,17 +94,23 @@ impl Course {
 
     /// Waits until the present phase is over, or stalled, which it says. Returns what was counted; the next phase is
     /// counted anew.
-    pub(super) async fn until(&self, what: &str, is_over: impl Fn(&Tally) -> bool) -> anyhow::Result<Tally> {
+    pub(super) async fn until(&self, what: &str, total: u64, is_over: impl Fn(&Tally) -> bool) -> Tally {
         let began = Instant::now();
+        let done_before = self.done.count();
+        self.progress.phase(what, total);
         loop {
             {
                 let mut tally = self.tally();
+                let done = (tally.answered + tally.failed).max(tally.delivered);
+                self.progress.set(done);
+                self.done.set(done_before + done);
                 let is_stalled = tally.last().max(began).elapsed() > STALL_LIMIT;
                 if is_over(&tally) || is_stalled {
                     if is_stalled {
-                        eprintln!("{what}: nothing has happened for {} s", STALL_LIMIT.as_secs());
+                        let seconds = STALL_LIMIT.as_secs();
+                        self.progress.say(&format!("{what}: nothing has happened for {seconds} s"));
                     }
-                    return Ok(std::mem::replace(&mut *tally, Tally::new()?));
+                    return std::mem::replace(&mut *tally, Tally::new());
                 }
             }
             sleep(LOOK_EVERY).await;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::course::{Course, Round};
 use super::packet::{Packet, is_ok};
+use crate::clock::now_ns;
 use crate::seen::Seen;
 
 /// One connection of a user.
@@ -75,7 +76,7 @@ impl Inbox {
         match Packet::read(packet) {
             Some(Packet::Message { ack, is_live, number, moment_ns }) => {
                 self.answers.push(format!("3{ack}[]"));
-                let took_ns = is_live.then(|| course.now_ns().saturating_sub(moment_ns));
+                let took_ns = is_live.then(|| now_ns().saturating_sub(moment_ns));
                 course.tally().deliver(self.seen.see(number), took_ns);
             }
             // All acknowledgements leave before it, so that its answer says that all are settled.
@@ -108,11 +109,10 @@ fn heartbeat_id(round: &Round) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::time::Instant;
 
     use super::*;
+    use crate::progress::Progress;
     use crate::stamp::data;
 
     fn waited(ack: u64, number: u64) -> String {
@@ -123,7 +123,7 @@ mod tests {
         let round = Round { number: 1, expected: 2, began: Instant::now() };
         let mut inbox = Inbox { user: 0, seen: Seen::default(), round, count: None, answers: Vec::new() };
         inbox.begin(round);
-        (inbox, Course::new(40).unwrap())
+        (inbox, Course::new(40, Progress::new()))
     }
 
     /// Messages delivered and repeated, users who are through and those among them for whom it went wrong.

@@ -1,18 +1,15 @@
 //! What a run of the scenario found.
 
 use std::collections::BTreeMap;
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
 
 use crate::meter::Kept;
-use crate::record::Latency;
+use crate::record::Record;
 use crate::redis::Cost;
+use crate::times::Latency;
 
 /// Messages that are stored for users who are away, then drained by them, then sent to them while they are there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Offline {
-    pub(crate) label: String,
     pub(crate) users: u32,
     /// Messages that wait for each user.
     pub(crate) messages: u64,
@@ -36,7 +33,7 @@ pub(crate) struct Offline {
 }
 
 /// Messages of one kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Phase {
     pub(crate) count: u64,
     pub(crate) seconds: f64,
@@ -52,7 +49,7 @@ pub(crate) struct Phase {
 }
 
 /// What must not be: all of these are zero in a sound run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
     /// Sends that were not answered with `ok` and the right status.
     pub(crate) failed: u64,
@@ -68,13 +65,6 @@ pub(crate) struct Faults {
     pub(crate) lost: u32,
 }
 
-impl Faults {
-    fn total(&self) -> u64 {
-        let Faults { failed, missing, repeated, late, not_caught_up, lost } = self;
-        failed + missing + repeated + late + u64::from(*not_caught_up) + u64::from(*lost)
-    }
-}
-
 impl Phase {
     /// How many there could be if Redis were the limit, and had one core for it.
     fn per_redis_core(&self) -> Option<f64> {
@@ -85,9 +75,7 @@ impl Phase {
     fn figures(&self) -> Vec<(String, f64)> {
         let mut figures = vec![("per second".to_owned(), self.per_second)];
         for (what, latency) in &self.latency_us {
-            figures.push((format!("{what}, p50, us"), latency.p50));
-            figures.push((format!("{what}, p99, us"), latency.p99));
-            figures.push((format!("{what}, max, us"), latency.max));
+            figures.extend(latency.figures(what));
         }
         figures.push(("load CPU, us".to_owned(), self.load_us));
         figures.extend(self.server_us.map(|us| ("server CPU, us".to_owned(), us)));
@@ -98,19 +86,32 @@ impl Phase {
 }
 
 impl Offline {
-    /// Whether nothing was lost, repeated or out of order, and every send acknowledged.
-    pub(crate) fn is_sound(&self) -> bool {
-        self.faults.total() == 0
-    }
-
-    /// What runs must have in common to be held against each other.
-    pub(crate) fn setting(&self) -> String {
-        let Offline { users, messages, bytes, senders, .. } = self;
-        format!("offline, {users} users, {messages} messages of {bytes} bytes for each, {senders} senders")
+    /// The record of a run, without its course.
+    pub(super) fn record(self, label: &str) -> Record {
+        let mut record = Record::new("offline", label);
+        for (name, count) in [("users", self.users.into()), ("messages", self.messages)] {
+            record.setting.add(name, count.to_string());
+        }
+        record.setting.add("bytes", self.bytes.to_string());
+        record.setting.add("senders", self.senders.to_string());
+        record.figures.extend(self.figures());
+        for (name, phase) in [("store", &self.store), ("drain", &self.drain), ("live", &self.live)] {
+            for (what, latency) in &phase.latency_us {
+                record.latency.add(format!("{name}: {what}"), latency.clone());
+            }
+        }
+        let Faults { failed, missing, repeated, late, not_caught_up, lost } = self.faults;
+        let faults = [("sends failed", failed), ("missing", missing), ("repeated", repeated), ("late", late)];
+        for (name, count) in faults {
+            record.faults.add(name, count);
+        }
+        record.faults.add("users not caught up", not_caught_up);
+        record.faults.add("lost connections", lost);
+        record
     }
 
     /// The figures by name.
-    pub(crate) fn figures(&self) -> Vec<(String, f64)> {
+    fn figures(&self) -> Vec<(String, f64)> {
         let mut figures = Vec::new();
         for (name, phase) in [("store", &self.store), ("drain", &self.drain), ("live", &self.live)] {
             figures.extend(
@@ -118,46 +119,12 @@ impl Offline {
             );
         }
         figures.extend(self.redis_bytes.map(|bytes| ("Redis bytes per stored message".to_owned(), bytes)));
-        figures.push(("missing, repeated, late or failed".to_owned(), self.faults.total() as f64));
+        let kept = [("senders kept", &self.kept_senders), ("all kept", &self.kept)];
+        for (who, kept) in kept.into_iter().filter_map(|(who, kept)| Some((who, kept.as_ref()?))) {
+            let each_second = kept.figures().into_iter();
+            figures.extend(each_second.map(|(what, figure)| (format!("{who}, in a second: {what}"), figure)));
+        }
         figures
-    }
-}
-
-impl fmt::Display for Offline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", self.label, self.setting())?;
-        writeln!(f, "  store: {}", self.store)?;
-        if let Some(bytes) = self.redis_bytes {
-            writeln!(f, "    Redis memory: {bytes:.0} bytes per message")?;
-        }
-        writeln!(f, "  drain: {}", self.drain)?;
-        writeln!(f, "  live: {}", self.live)?;
-        for kept in self.kept_senders.iter().chain(&self.kept) {
-            writeln!(f, "  {kept}")?;
-        }
-        let Faults { failed, missing, repeated, late, not_caught_up, lost } = self.faults;
-        write!(f, "  {failed} sends failed, {missing} messages missing, {repeated} repeated, {late} late, ")?;
-        write!(f, "{not_caught_up} users not caught up, {lost} connections lost")
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {:.2} s, {:.0} per second", self.count, self.seconds, self.per_second)?;
-        for (what, latency) in &self.latency_us {
-            write!(f, "\n    {what} {latency}")?;
-        }
-        write!(f, "\n    each: load CPU {:.0} us", self.load_us)?;
-        if let Some(us) = self.server_us {
-            write!(f, ", server CPU {us:.0} us")?;
-        }
-        if let Some(redis) = &self.redis {
-            write!(f, "\n    each: {redis}")?;
-        }
-        match self.per_redis_core() {
-            Some(count) => write!(f, "\n    {count:.0} per second of Redis CPU"),
-            None => Ok(()),
-        }
     }
 }
 
@@ -166,7 +133,7 @@ mod tests {
     use super::*;
 
     fn phase(redis: Option<Cost>) -> Phase {
-        let latency = Latency { p50: 1.0, p99: 2.0, max: 3.0 };
+        let latency = Latency { p50: 1.0, p99: 2.0, max: 3.0, ..Latency::default() };
         Phase {
             count: 4,
             seconds: 2.0,
@@ -182,7 +149,6 @@ mod tests {
     fn a_run_is_told_with_what_was_measured_and_nothing_else() {
         let cost = Cost { calls: BTreeMap::from([("evalsha".to_owned(), 2.0)]), cpu_us: 50.0 };
         let mut run = Offline {
-            label: "tidegate".to_owned(),
             users: 4,
             messages: 1,
             bytes: 40,
@@ -197,18 +163,15 @@ mod tests {
         };
         let figures = BTreeMap::from_iter(run.figures());
         assert_eq!(figures["store: per second of Redis CPU"], 20_000.0);
-        assert_eq!(figures["live: send to answer, p99, us"], 2.0);
+        assert_eq!(figures["live: send to answer p99, us"], 2.0);
         let is_absent = |name: &str| !figures.contains_key(name);
         assert!(is_absent("drain: Redis CPU, us") && is_absent("live: per second of Redis CPU"));
-        let text = run.to_string();
-        assert!(
-            text.contains("200 bytes per message") && text.contains("20000 per second of Redis"),
-            "{text}"
-        );
-        assert!(!text.contains("kept") && !text.contains("inf"), "{text}");
-
-        assert!(run.is_sound());
+        assert!(is_absent("all kept, in a second: Redis CPU, us"));
+        assert!(run.clone().record("tidegate").is_sound());
         run.faults.not_caught_up = 1;
-        assert!(!run.is_sound());
+        let record = run.record("tidegate");
+        assert_eq!(record.reasons(), ["1 users not caught up"]);
+        assert_eq!(record.setting(), "offline, users 4, messages 1, bytes 40, senders 2");
+        assert!(record.latency.get("store: send to answer").is_some());
     }
 }

@@ -9,6 +9,7 @@ use tidegate_client::raw::{Connection, Message};
 use super::course::Course;
 use super::packet::{Packet, is_ok};
 use super::rota::Turn;
+use crate::clock::now_ns;
 use crate::stamp::data;
 
 /// One connection of a user of its own.
@@ -62,7 +63,7 @@ impl Sender {
         self.sent += 1;
         let id = self.sent;
         let began = Instant::now();
-        let packet = packet(id, turn, &data(turn.number, course.now_ns(), course.bytes));
+        let packet = packet(id, turn, &data(turn.number, now_ns(), course.bytes));
         self.connection.push_message(Message::Text(&packet));
         self.connection.flush().await?;
         let mut answer = None;

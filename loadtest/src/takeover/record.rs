@@ -1,17 +1,13 @@
 //! What a run of the scenario found.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::meter::Kept;
-use crate::record::Latency;
+use crate::record::Record;
 use crate::redis::Cost;
+use crate::times::Latency;
 
 /// Users who log in on one node, and then move to the other and back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Takeover {
-    pub(crate) label: String,
     pub(crate) users: u32,
     pub(crate) rounds: u32,
     /// Logins begun per second, 0 for as many as can be.
@@ -30,7 +26,7 @@ pub(crate) struct Takeover {
 }
 
 /// Logins of one kind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Logins {
     /// Those that succeeded.
     pub(crate) count: u64,
@@ -49,7 +45,7 @@ pub(crate) struct Logins {
 }
 
 /// What one session takes of Redis' memory.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Bytes {
     /// One without a user: its channel.
     pub(crate) anonymous: f64,
@@ -58,31 +54,36 @@ pub(crate) struct Bytes {
 }
 
 impl Takeover {
-    /// Whether every login came to a good end.
-    pub(crate) fn is_sound(&self) -> bool {
-        self.failed == 0 && self.lost == 0
-    }
-
-    /// What runs must have in common to be held against each other.
-    pub(crate) fn setting(&self) -> String {
-        let rate = match self.rate {
-            0 => "as fast as can be".to_owned(),
-            rate => format!("{rate} a second"),
-        };
-        format!("takeover, {} users, {rate}, {} in flight", self.users, self.in_flight)
+    /// The record of a run, without its course.
+    pub(super) fn record(self, label: &str) -> Record {
+        let mut record = Record::new("takeover", label);
+        record.setting.add("users", self.users.to_string());
+        record.setting.add("rounds", self.rounds.to_string());
+        let rate = if self.rate == 0 { "any".to_owned() } else { self.rate.to_string() };
+        record.setting.add("logins per second", rate);
+        record.setting.add("in flight", self.in_flight.to_string());
+        record.figures.extend(self.figures());
+        for (kind, logins) in [("first login", &self.first), ("takeover", &self.takeover)] {
+            record.latency.add(format!("{kind}: to answer"), logins.answer_us.clone());
+            if let Some(farewell) = &logins.farewell_us {
+                record.latency.add(format!("{kind}: to disconnect"), farewell.clone());
+            }
+        }
+        record.faults.add("logins failed", self.failed);
+        record.faults.add("users lost", self.lost);
+        record
     }
 
     /// The figures by name.
-    pub(crate) fn figures(&self) -> Vec<(String, f64)> {
+    fn figures(&self) -> Vec<(String, f64)> {
         let mut figures = Vec::new();
         let mut add = |name: String, figure: f64| figures.push((name, figure));
         for (kind, logins) in [("first login", &self.first), ("takeover", &self.takeover)] {
             add(format!("{kind}: per second"), logins.per_second);
-            let farewell = logins.farewell_us.map(|latency| ("to disconnect", latency));
-            for (what, latency) in [("to answer", logins.answer_us)].into_iter().chain(farewell) {
-                add(format!("{kind}: {what}, p50, us"), latency.p50);
-                add(format!("{kind}: {what}, p99, us"), latency.p99);
-                add(format!("{kind}: {what}, max, us"), latency.max);
+            let farewell = logins.farewell_us.as_ref().map(|latency| ("to disconnect", latency));
+            for (what, latency) in [("to answer", &logins.answer_us)].into_iter().chain(farewell) {
+                let named = latency.figures(&format!("{kind}: {what}"));
+                named.into_iter().for_each(|(name, figure)| add(name, figure));
             }
             add(format!("{kind}: load CPU, us"), logins.load_us);
             if let Some(us) = logins.server_us {
@@ -101,45 +102,7 @@ impl Takeover {
                 add(format!("kept, in a second: {name}"), figure);
             }
         }
-        add("failed or lost".to_owned(), self.failed as f64 + f64::from(self.lost));
         figures
-    }
-}
-
-impl fmt::Display for Takeover {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}, {} rounds", self.label, self.setting(), self.rounds)?;
-        writeln!(f, "  first login: {}", self.first)?;
-        writeln!(f, "  takeover: {}", self.takeover)?;
-        if let Some(bytes) = self.redis_bytes {
-            writeln!(
-                f,
-                "  Redis memory: {:.0} bytes per session, {:.0} per anonymous one",
-                bytes.session, bytes.anonymous
-            )?;
-        }
-        if let Some(kept) = &self.kept {
-            writeln!(f, "  {kept}")?;
-        }
-        write!(f, "  {} logins failed, {} users lost", self.failed, self.lost)
-    }
-}
-
-impl fmt::Display for Logins {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {:.2} s, {:.0} per second", self.count, self.seconds, self.per_second)?;
-        write!(f, "\n    CONNECT to answer {}", self.answer_us)?;
-        if let Some(farewell) = self.farewell_us {
-            write!(f, "\n    CONNECT to the old session's DISCONNECT {farewell}")?;
-        }
-        write!(f, "\n    each: load CPU {:.0} us", self.load_us)?;
-        if let Some(us) = self.server_us {
-            write!(f, ", server CPU {us:.0} us")?;
-        }
-        if let Some(redis) = &self.redis {
-            write!(f, "\n    each: {redis}")?;
-        }
-        Ok(())
     }
 }
 
@@ -155,7 +118,7 @@ mod tests {
             count: 4,
             seconds: 2.0,
             per_second: 2.0,
-            answer_us: Latency { p50: 1.0, p99: 2.0, max: 3.0 },
+            answer_us: Latency { p50: 1.0, p99: 2.0, max: 3.0, ..Latency::default() },
             farewell_us,
             server_us: None,
             load_us: 7.0,
@@ -166,28 +129,26 @@ mod tests {
     #[test]
     fn a_run_is_told_with_what_was_measured_and_nothing_else() {
         let mut run = Takeover {
-            label: "tidegate".to_owned(),
             users: 4,
             rounds: 1,
             rate: 0,
             in_flight: 2,
             first: logins(None),
-            takeover: logins(Some(Latency { p50: 4.0, p99: 5.0, max: 6.0 })),
+            takeover: logins(Some(Latency { p50: 4.0, p99: 5.0, max: 6.0, ..Latency::default() })),
             redis_bytes: None,
             kept: None,
             failed: 0,
             lost: 0,
         };
         let figures = BTreeMap::from_iter(run.figures());
-        assert_eq!(figures["takeover: to disconnect, max, us"], 6.0);
+        assert_eq!(figures["takeover: to disconnect max, us"], 6.0);
         assert_eq!(figures["first login: Redis evalsha"], 2.0);
         let is_absent = |name: &str| !figures.keys().any(|key| key.contains(name));
         assert!(is_absent("first login: to disconnect") && is_absent("ping") && is_absent("kept"));
-        let text = run.to_string();
-        assert!(text.contains("2.00 commands (evalsha 2.00)") && !text.contains("memory"), "{text}");
-
-        assert!(run.is_sound());
+        let record = run.clone().record("tidegate");
+        assert!(record.is_sound() && record.latency.get("takeover: to disconnect").is_some());
+        assert_eq!(record.setting(), "takeover, users 4, rounds 1, logins per second any, in flight 2");
         run.failed = 1;
-        assert!(!run.is_sound());
+        assert!(!run.record("tidegate").is_sound());
     }
 }
