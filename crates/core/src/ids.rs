@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -100,9 +100,17 @@ impl Namespace {
     /// The namespace every client may ask for without naming one.
     #[must_use]
     pub fn root() -> Self {
-        Self::from("/")
+        ROOT.clone()
+    }
+
+    /// The namespace of that name. Nearly all are the root, which exists once however many hold it.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        if name == "/" { Self::root() } else { Self::from(name) }
     }
 }
+
+static ROOT: LazyLock<Namespace> = LazyLock::new(|| Namespace::from("/"));
 
 impl Room {
     /// Whether the name has the shape of a socket id: exactly [`SESSION_ID_LENGTH`] characters of base64url.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::ids::{Namespace, Room};
+use crate::ids::{Namespace, Room, SessionId};
 
 /// Names that no publication's event may have. The first six are Socket.IO's own, which clients refuse to receive;
 /// the others are the gateway's, which only a gateway may send.
@@ -63,6 +63,9 @@ pub enum Topic {
     Namespace(Namespace),
     /// Publications that name exactly this room.
     Room(Namespace, Room),
+    /// Publications that name exactly the room of this socket, which is a room of one. The node that the socket lives on
+    /// wants it, and there is one for every session: it is a topic of its own so that it can be kept for little.
+    Socket(Namespace, SessionId),
     /// Requests to the servers of a namespace; see [`Request`](crate::Request). Whoever is subscribed is counted, and
     /// those who ask wait for its answer.
     Requests(Namespace),
@@ -72,7 +75,8 @@ pub enum Topic {
 
 impl Publication {
     /// The one topic that carries this publication. Publications to several rooms travel on the namespace's
-    /// topic, as `@socket.io/redis-adapter` does it, so that each arrives once.
+    /// topic, as `@socket.io/redis-adapter` does it, so that each arrives once. What [`Topic::Room`] carries for a room that
+    /// is called like a socket, [`Topic::Socket`] carries as well.
     #[must_use]
     pub fn topic(&self) -> Topic {
         match self.rooms.as_slice() {

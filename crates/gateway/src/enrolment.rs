@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future;
 use tidegate_core::registry::{Claim, ClaimError, Claimed, Gone, Place};
-use tidegate_core::{ClaimId, Namespace, Room, SessionId, broker};
+use tidegate_core::{ClaimId, Namespace, SessionId, broker};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -152,7 +152,7 @@ impl Inner {
         namespace: &Namespace,
         id: SessionId,
     ) -> impl Future<Output = Result<[Membership; 3], broker::Error>> + Send + use<> {
-        let all = interest::of_session(namespace, &Room::from(id.as_str())).map(|topic| {
+        let all = interest::of_session(namespace, id).map(|topic| {
             let (confirmed, confirmation) = oneshot::channel();
             let membership = Membership::new(&self.interest, topic.clone());
             self.interest.join(topic, |outcome| {

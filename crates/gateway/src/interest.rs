@@ -11,7 +11,7 @@ use foldhash::HashMap;
 use foldhash::HashMapExt as _;
 use parking_lot::Mutex;
 use tidegate_core::broker::{self, Broker};
-use tidegate_core::{Namespace, Room, Topic};
+use tidegate_core::{Namespace, Room, SessionId, Topic};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ pub(crate) struct Interest {
 }
 
 struct Topics {
+    /// Not those of sockets, once they are confirmed: each has one member, its socket, and there is one for every session.
     entries: HashMap<Topic, Entry>,
     /// Wanted and not yet asked for.
     wanted: VecDeque<Topic>,
@@ -107,10 +108,15 @@ impl Interest {
     /// Counts one member less; returns whether it was the last.
     pub(crate) fn leave(&self, topic: &Topic) -> bool {
         let mut topics = self.topics.lock();
-        let Some(entry) = topics.entries.get_mut(topic) else { return false };
-        entry.members = entry.members.saturating_sub(1);
-        if entry.members > 0 {
-            return false;
+        match topics.entries.get_mut(topic) {
+            Some(entry) => {
+                entry.members = entry.members.saturating_sub(1);
+                if entry.members > 0 {
+                    return false;
+                }
+            }
+            None if is_socket(topic) => {}
+            None => return false,
         }
         let wake = topics.idle.is_empty();
         topics.idle.push_back((Instant::now(), topic.clone()));
@@ -194,6 +200,9 @@ impl Interest {
                 if let Subscription::Pending(list) = waiting {
                     waiters.extend(list);
                 }
+                if outcome.is_ok() && is_socket(topic) {
+                    entries.remove(topic);
+                }
             }
         }
         for waiter in waiters {
@@ -212,8 +221,10 @@ impl Interest {
                 && batch.len() < BATCH_MAX
             {
                 let Some((_, topic)) = topics.idle.pop_front() else { break };
-                if topics.entries.get(&topic).is_none_or(|entry| entry.members > 0) {
-                    continue;
+                match topics.entries.get(&topic) {
+                    Some(entry) if entry.members > 0 => continue,
+                    None if !is_socket(&topic) => continue,
+                    _ => {}
                 }
                 if let Some(Entry { subscription: Subscription::Pending(list), .. }) =
                     topics.entries.remove(&topic)
@@ -231,11 +242,16 @@ impl Interest {
 }
 
 /// What every session needs beside its rooms: its namespace, what other servers ask of it, and its own room.
-pub(crate) fn of_session(namespace: &Namespace, own: &Room) -> [Topic; 3] {
-    [Topic::Namespace(namespace.clone()), Topic::Requests(namespace.clone()), room(namespace, own)]
+pub(crate) fn of_session(namespace: &Namespace, id: SessionId) -> [Topic; 3] {
+    let namespace = || namespace.clone();
+    [Topic::Namespace(namespace()), Topic::Requests(namespace()), Topic::Socket(namespace(), id)]
 }
 
-/// The topic of a room, or of a socket, which is a room of one.
+fn is_socket(topic: &Topic) -> bool {
+    matches!(topic, Topic::Socket(..))
+}
+
+/// The topic of a room.
 pub(crate) fn room(namespace: &Namespace, room: &Room) -> Topic {
     Topic::Room(namespace.clone(), room.clone())
 }

@@ -102,7 +102,7 @@ impl Inner {
         for room in rooms {
             self.left(session, &room);
         }
-        for topic in interest::of_session(&session.namespace, &session.own_room()) {
+        for topic in interest::of_session(&session.namespace, session.id) {
             self.interest.leave(&topic);
         }
         if let Some(gone) = session.gone() {

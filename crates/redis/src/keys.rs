@@ -32,7 +32,7 @@
 use std::borrow::Cow;
 
 use tidegate_core::registry::Place;
-use tidegate_core::{Incarnation, Namespace, NodeId, Room, Topic};
+use tidegate_core::{Incarnation, Namespace, NodeId, Room, SessionId, Topic};
 
 /// How many buckets the rooms of a namespace are spread over, and with them its presence over a cluster's slots.
 pub(crate) const BUCKETS: u32 = 16;
@@ -132,6 +132,7 @@ impl Keys {
         match topic {
             Topic::Namespace(namespace) => format!("{}#{namespace}#", self.adapter_prefix),
             Topic::Room(namespace, room) => format!("{}#{namespace}#{room}#", self.adapter_prefix),
+            Topic::Socket(namespace, socket) => format!("{}#{namespace}#{socket}#", self.adapter_prefix),
             Topic::Requests(namespace) => format!("{}-request#{namespace}#", self.adapter_prefix),
             Topic::Answers(namespace) => format!("{}-response#{namespace}#", self.adapter_prefix),
         }
@@ -213,14 +214,15 @@ fn escaped(name: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// Whether another topic with the channel of `topic` can exist that has a shorter namespace.
+/// Whether another topic with the channel of `topic` can exist that has a shorter namespace, or, of a room, is a socket.
 ///
 /// Names may hold the `#` that ends them, so that one channel can be read in several ways: `/a#b#c` is the room
 /// `b#c` of `/a`, the room `c` of `/a#b`, and the namespace `/a#b#c`. Of any two readings, the one with the longer
 /// namespace has a `#` in it.
 pub(crate) fn may_share_channel(topic: &Topic) -> bool {
     match topic {
-        Topic::Namespace(namespace) | Topic::Room(namespace, _) => namespace.as_str().contains('#'),
+        Topic::Namespace(namespace) | Topic::Socket(namespace, _) => namespace.as_str().contains('#'),
+        Topic::Room(namespace, room) => namespace.as_str().contains('#') || Room::is_socket_id(room.as_str()),
         Topic::Requests(_) | Topic::Answers(_) => false,
     }
 }
@@ -230,11 +232,14 @@ pub(crate) fn any_reading(topic: &Topic, is_wanted: impl Fn(&Topic) -> bool) -> 
     let names = match topic {
         Topic::Namespace(namespace) => namespace.as_str().to_owned(),
         Topic::Room(namespace, room) => format!("{namespace}#{room}"),
+        Topic::Socket(namespace, socket) => format!("{namespace}#{socket}"),
         Topic::Requests(_) | Topic::Answers(_) => return is_wanted(topic),
     };
-    let mut rooms = names
-        .match_indices('#')
-        .map(|(at, _)| Topic::Room(Namespace::from(&names[..at]), Room::from(&names[at + 1..])));
+    let mut rooms = names.match_indices('#').flat_map(|(at, _)| {
+        let (namespace, room) = (Namespace::from(&names[..at]), &names[at + 1..]);
+        let socket = SessionId::parse(room).map(|socket| Topic::Socket(namespace.clone(), socket));
+        [Some(Topic::Room(namespace, Room::from(room))), socket].into_iter().flatten()
+    });
     rooms.any(|room| is_wanted(&room)) || is_wanted(&Topic::Namespace(Namespace::from(names.as_str())))
 }
 
@@ -334,11 +339,20 @@ mod tests {
     fn every_reading_of_a_channel_is_found() {
         let room = |namespace: &str, room: &str| Topic::Room(Namespace::from(namespace), Room::from(room));
         let keys = Keys::new("tidegate", "socket.io");
+        let socket = SessionId::parse("aaaaaaaaaaaaaaaaaaaa").unwrap();
         for (readings, ambiguous) in [
             (vec![room("/a", "b#c"), room("/a#b", "c"), Topic::Namespace(Namespace::from("/a#b#c"))], 2),
             (vec![room("/x", "y"), Topic::Namespace(Namespace::from("/x#y"))], 1),
             (vec![room("/x", ""), Topic::Namespace(Namespace::from("/x#"))], 1),
             (vec![Topic::Namespace(Namespace::root())], 0),
+            (
+                vec![
+                    room("/a", "aaaaaaaaaaaaaaaaaaaa"),
+                    Topic::Socket(Namespace::from("/a"), socket),
+                    Topic::Namespace(Namespace::from("/a#aaaaaaaaaaaaaaaaaaaa")),
+                ],
+                2,
+            ),
         ] {
             for topic in &readings {
                 let seen = RefCell::new(Vec::new());

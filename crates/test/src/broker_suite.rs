@@ -475,19 +475,27 @@ pub async fn unsubscribing_stops_and_the_last_wish_counts(cluster: &impl Cluster
     assert_eq!(b.recorder.publications(), expected.collect::<Vec<_>>());
 }
 
-/// A topic goes on whatever becomes of another whose names, written one after the other with `#`, read the same.
+/// A topic goes on whatever becomes of another whose names, written one after the other with `#`, read the same, or of the
+/// socket that its room is called like.
 pub async fn a_topic_outlives_its_namesake(cluster: &impl Cluster) {
     let in_room = |namespace: &str, room: &str, number| {
         let rooms: &[&str] = if room.is_empty() { &[] } else { &[room] };
         Publication { namespace: Namespace::from(namespace), ..to(rooms, number) }
     };
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
-    let pairs = [[("/a", "b#c"), ("/a#b", "c")], [("/x", "y"), ("/x#y", "")]];
+    let of_room = |namespace, room| (in_room(namespace, room, 0).topic(), namespace, room);
+    let id = SessionId::random();
+    let socket = (Topic::Socket(Namespace::from("/s"), id), "/s", id.as_str());
+    let pairs = [
+        [of_room("/a", "b#c"), of_room("/a#b", "c")],
+        [of_room("/x", "y"), of_room("/x#y", "")],
+        [of_room("/s", id.as_str()), socket],
+    ];
     let mut number = 0;
-    for pair in pairs.into_iter().flat_map(|[one, other]| [[one, other], [other, one]]) {
-        let [stays, leaves] = pair.map(|(namespace, room)| in_room(namespace, room, 0).topic());
+    for pair in pairs.into_iter().flat_map(|[one, other]| [[one.clone(), other.clone()], [other, one]]) {
+        let [(stays, namespace, room), (leaves, ..)] = pair;
         let arrives = async |number| {
-            let publication = in_room(pair[0].0, pair[0].1, number);
+            let publication = in_room(namespace, room, number);
             publish(&a.broker, publication.clone()).await.expect("the broker is up");
             b.recorder.until_publication(&publication).await;
         };

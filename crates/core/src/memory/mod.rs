@@ -94,7 +94,8 @@ impl Exchange {
         incarnation: Incarnation,
         fence_after: Duration,
     ) -> Arc<dyn SessionRegistry> {
-        Arc::new(Register { exchange: self.clone(), home: Home { node, incarnation, fence_after } })
+        let home = Arc::new(Home { node, incarnation, fence_after });
+        Arc::new(Register { exchange: self.clone(), home })
     }
 
     fn send(&self, from: SeatId, topic: &Topic, to: Option<&NodeId>, item: &Item) -> Result<(), Error> {

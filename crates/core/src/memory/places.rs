@@ -10,7 +10,7 @@ use crate::ids::{ClaimId, Incarnation, NodeId, SessionId};
 use crate::offline::{Holder, HolderError};
 use crate::registry::{
     By, Claim, ClaimError, Claimed, Displaced, EvictReason, Evicted, Eviction, Gone, OnDuplicate, Place,
-    Policy, Refresh, Row, Verdict,
+    Policy, Refresh, Row, Transport, Verdict,
 };
 
 /// How long a mark is kept that nobody comes back for, in ms.
@@ -31,15 +31,22 @@ pub(super) struct Home {
 /// Who is to be told what.
 pub(super) type Told = (NodeId, Eviction);
 
+/// One session of a place. As a rule it is the only one and never loses its place, and there are as many as there are
+/// connections: what all of a node share is shared, and what few ever have is boxed.
 struct Entry {
-    row: Row,
-    /// The session that its client had before.
-    resumes: Option<SessionId>,
+    session: SessionId,
+    claim: ClaimId,
+    epoch: u64,
+    device: Arc<str>,
+    home: Arc<Home>,
+    seen_at_ms: u64,
+    transport: Transport,
     /// Whether it is ready for durable messages.
     ready: bool,
-    fence_after: Duration,
+    /// The session that its client had before.
+    resumes: Option<Box<SessionId>>,
     /// Set once the session has lost its place.
-    mark: Option<Mark>,
+    mark: Option<Box<Mark>>,
 }
 
 struct Mark {
@@ -54,13 +61,13 @@ impl Places {
     pub(super) fn claim(
         &mut self,
         claim: &Claim,
-        home: &Home,
+        home: &Arc<Home>,
         now_ms: u64,
-        is_dead: impl Fn(&Row) -> bool,
+        is_dead: impl Fn(&Home) -> bool,
     ) -> Result<(Claimed, Vec<Told>), ClaimError> {
         let entries = self.0.entry(claim.place.clone()).or_default();
         if let Some(made) = entries.iter().find(|entry| entry.is(claim.session, claim.id)) {
-            let epoch = made.row.epoch;
+            let epoch = made.epoch;
             return Ok((claimed(entries, claim, epoch, now_ms), Vec::new()));
         }
         entries.retain(|entry| {
@@ -70,10 +77,10 @@ impl Places {
         let excess = rivals.len().saturating_sub(beside);
         if claim.on_duplicate == OnDuplicate::Reject || claim.resumes.is_some() {
             let is_own = |at: &usize| {
-                let Entry { row, resumes, .. } = &entries[*at];
-                claim.resumes.is_some_and(|had| had == row.session || *resumes == Some(had))
+                let Entry { session, resumes, .. } = &entries[*at];
+                claim.resumes.is_some_and(|had| had == *session || resumes.as_deref() == Some(&had))
             };
-            rivals.retain(|at| is_own(at) || is_dead(&entries[*at].row));
+            rivals.retain(|at| is_own(at) || is_dead(&entries[*at].home));
             rivals.sort_by_key(|at| !is_own(at));
             if rivals.len() < excess {
                 return Err(ClaimError::Taken);
@@ -81,22 +88,18 @@ impl Places {
         }
         let last = entries.iter().map(Entry::latest).max();
         let epoch = now_ms.max(last.map_or(0, |last| last + 1));
-        let row = row(claim, home, epoch);
+        let winner = Entry::new(claim, home, epoch);
         // Those that may act still, although whoever displaced them may not wait for them any more.
         let again = entries.iter().filter(|_| claim.policy != Policy::Unlimited);
-        let again = again.filter_map(|entry| entry.tell_again(&claim.place, &row, now_ms));
+        let again = again.filter_map(|entry| entry.tell_again(&claim.place, &winner, now_ms));
         let mut told: Vec<_> = again.collect();
         let displaced = rivals[..excess].iter();
-        told.extend(displaced.map(|at| entries[*at].displace(&claim.place, &row, now_ms)));
+        told.extend(displaced.map(|at| entries[*at].displace(&claim.place, &winner, now_ms)));
         let answer = claimed(entries, claim, epoch, now_ms);
-        entries.retain(|entry| entry.row.session != claim.session);
-        entries.push(Entry {
-            row,
-            resumes: claim.resumes,
-            ready: claim.ready,
-            fence_after: home.fence_after,
-            mark: None,
-        });
+        entries.retain(|entry| entry.session != claim.session);
+        // Nearly every place has one session, and room for four would be its largest part.
+        entries.reserve_exact(1);
+        entries.push(Entry { resumes: claim.resumes.map(Box::new), ..winner });
         Ok((answer, told))
     }
 
@@ -105,48 +108,51 @@ impl Places {
         &mut self,
         held: &Claim,
         restore: bool,
-        home: &Home,
+        home: &Arc<Home>,
         now_ms: u64,
     ) -> (Verdict, Vec<Told>) {
         let there = self
             .0
             .get_mut(&held.place)
-            .and_then(|entries| entries.iter_mut().find(|entry| entry.row.session == held.session));
+            .and_then(|entries| entries.iter_mut().find(|entry| entry.session == held.session));
         let verdict = match there {
             Some(Entry { mark: Some(mark), .. }) => Verdict::Evicted(mark.evicted.clone()),
-            Some(entry) if entry.row.claim == held.id => {
+            Some(entry) if entry.claim == held.id => {
                 // Of what was lost, it may be only that the session is ready.
                 entry.ready |= held.ready;
                 Verdict::Held
             }
-            Some(entry) => {
-                Verdict::Evicted(Evicted { reason: EvictReason::Replaced, by: Some(by(&entry.row)) })
-            }
+            Some(entry) => Verdict::Evicted(Evicted { reason: EvictReason::Replaced, by: Some(entry.by()) }),
             None => return self.missing(held, restore, home, now_ms),
         };
         (verdict, Vec::new())
     }
 
     /// What becomes of one that is not there.
-    fn missing(&mut self, held: &Claim, restore: bool, home: &Home, now_ms: u64) -> (Verdict, Vec<Told>) {
+    fn missing(
+        &mut self,
+        held: &Claim,
+        restore: bool,
+        home: &Arc<Home>,
+        now_ms: u64,
+    ) -> (Verdict, Vec<Told>) {
         let mut nobody = Vec::new();
         let entries = match self.0.get_mut(&held.place) {
             Some(entries) => entries,
             None if restore => self.0.entry(held.place.clone()).or_default(),
             None => &mut nobody,
         };
-        let row = row(held, home, held.epoch);
-        let fence_after = home.fence_after;
+        let mut found = Entry::new(held, home, held.epoch);
         let (rivals, beside) = rivals(entries, held);
         // Of two with one epoch, the one that was never away stays.
-        let newer = rivals.iter().filter(|at| entries[**at].row.epoch >= held.epoch).count();
+        let newer = rivals.iter().filter(|at| entries[**at].epoch >= held.epoch).count();
         if newer > beside {
-            let newest = rivals.last().map(|at| &entries[*at].row);
-            let evicted = Evicted { reason: EvictReason::Replaced, by: newest.map(by) };
+            let newest = rivals.last().map(|at| &entries[*at]);
+            let evicted = Evicted { reason: EvictReason::Replaced, by: newest.map(Entry::by) };
             // Marked like everybody who loses: its next check must not find the place free and take it.
-            let winner = newest.map(|row| row.claim);
-            let mark = Some(Mark { evicted: evicted.clone(), winner, at_ms: now_ms });
-            entries.push(Entry { row, resumes: None, ready: held.ready, fence_after, mark });
+            let winner = newest.map(|newest| newest.claim);
+            found.mark = Some(Box::new(Mark { evicted: evicted.clone(), winner, at_ms: now_ms }));
+            entries.push(found);
             return (Verdict::Evicted(evicted), Vec::new());
         }
         if !restore {
@@ -154,8 +160,9 @@ impl Places {
         }
         let excess = rivals.len().saturating_sub(beside);
         let displaced = rivals[..excess].iter();
-        let told = displaced.map(|at| entries[*at].displace(&held.place, &row, now_ms)).collect();
-        entries.push(Entry { row, resumes: None, ready: held.ready, fence_after, mark: None });
+        let told = displaced.map(|at| entries[*at].displace(&held.place, &found, now_ms)).collect();
+        entries.reserve_exact(1);
+        entries.push(found);
         (Verdict::Restored, told)
     }
 
@@ -175,7 +182,7 @@ impl Places {
         let mut sessions = 0;
         self.0.retain(|_, entries| {
             entries.retain(|entry| {
-                let is_its = entry.row.incarnation == *incarnation;
+                let is_its = entry.home.incarnation == *incarnation;
                 sessions += usize::from(is_its && entry.mark.is_none());
                 !is_its || leaves_marks && entry.mark.is_some()
             });
@@ -193,10 +200,10 @@ impl Places {
         now_ms: u64,
     ) -> (Vec<Row>, Vec<Told>) {
         let Some(entries) = self.0.get_mut(place) else { return Default::default() };
-        let among = |row: &Row| device.is_none_or(|device| *row.device == *device);
+        let among = |entry: &Entry| device.is_none_or(|device| *entry.device == *device);
         let kicked = live(entries, among).into_iter().map(|at| {
             let evicted = Evicted { reason: EvictReason::Kicked, by: None };
-            (entries[at].row.clone(), entries[at].evict(place, evicted, (None, now_ms), confirm.clone()))
+            (entries[at].row(), entries[at].evict(place, evicted, (None, now_ms), confirm.clone()))
         });
         kicked.unzip()
     }
@@ -206,17 +213,17 @@ impl Places {
         let entries = self.0.get_mut(&changed.place).into_iter().flatten();
         for entry in entries.filter(|entry| entry.mark.is_none() && entry.is(changed.session, changed.claim))
         {
-            entry.row.transport = changed.transport;
+            entry.transport = changed.transport;
             // A session has been seen when it claimed, whatever its node has heard since.
-            entry.row.seen_at_ms = changed.seen_at_ms.max(entry.row.epoch);
+            entry.seen_at_ms = changed.seen_at_ms.max(entry.epoch);
         }
     }
 
     /// Whether the holder's claim holds its place.
     pub(super) fn holds(&self, holder: &Holder) -> Result<(), HolderError> {
         let mut entries = self.0.get(&holder.place).into_iter().flatten();
-        match entries.find(|entry| entry.row.session == holder.session) {
-            Some(entry) if entry.mark.is_none() && entry.row.claim == holder.claim => Ok(()),
+        match entries.find(|entry| entry.session == holder.session) {
+            Some(entry) if entry.mark.is_none() && entry.claim == holder.claim => Ok(()),
             Some(_) => Err(HolderError::Displaced),
             None => Err(HolderError::Absent),
         }
@@ -236,21 +243,21 @@ impl Places {
     pub(super) fn ready(&self, place: &Place) -> Vec<(NodeId, SessionId)> {
         let entries = self.0.get(place).into_iter().flatten();
         let ready = entries.filter(|entry| entry.ready && entry.mark.is_none());
-        ready.map(|entry| (entry.row.node.clone(), entry.row.session)).collect()
+        ready.map(|entry| (entry.home.node.clone(), entry.session)).collect()
     }
 
     /// See [`SessionRegistry::find`](crate::SessionRegistry::find).
     pub(super) fn find(&self, place: &Place) -> Vec<Row> {
         let Some(entries) = self.0.get(place) else { return Vec::new() };
-        live(entries, |_| true).into_iter().map(|at| entries[at].row.clone()).collect()
+        live(entries, |_| true).into_iter().map(|at| entries[at].row()).collect()
     }
 
     /// Everything in the name of an incarnation, marks included.
     pub(super) fn held(&self, incarnation: &Incarnation) -> Vec<Gone> {
         let all = self.0.iter().flat_map(|(place, entries)| entries.iter().map(move |entry| (place, entry)));
-        let held = all.filter(|(_, entry)| entry.row.incarnation == *incarnation).map(|(place, entry)| {
-            Gone { place: place.clone(), session: entry.row.session, claim: entry.row.claim }
-        });
+        let held = all
+            .filter(|(_, entry)| entry.home.incarnation == *incarnation)
+            .map(|(place, entry)| Gone { place: place.clone(), session: entry.session, claim: entry.claim });
         held.collect()
     }
 
@@ -261,35 +268,68 @@ impl Places {
 }
 
 impl Entry {
+    fn new(claim: &Claim, home: &Arc<Home>, epoch: u64) -> Self {
+        Self {
+            session: claim.session,
+            claim: claim.id,
+            epoch,
+            device: Arc::clone(&claim.device),
+            home: Arc::clone(home),
+            seen_at_ms: epoch,
+            transport: claim.transport,
+            ready: claim.ready,
+            resumes: None,
+            mark: None,
+        }
+    }
+
+    fn row(&self) -> Row {
+        Row {
+            session: self.session,
+            claim: self.claim,
+            epoch: self.epoch,
+            device: Arc::clone(&self.device),
+            node: self.home.node.clone(),
+            incarnation: self.home.incarnation.clone(),
+            transport: self.transport,
+            seen_at_ms: self.seen_at_ms,
+        }
+    }
+
+    /// What the losers are told of it.
+    fn by(&self) -> By {
+        By { device: Arc::clone(&self.device), node: self.home.node.clone(), ts: self.epoch }
+    }
+
     fn is(&self, session: SessionId, claim: ClaimId) -> bool {
-        self.row.session == session && self.row.claim == claim
+        self.session == session && self.claim == claim
     }
 
     /// The latest epoch it tells of: its own, or that of whoever displaced it and may be gone.
     fn latest(&self) -> u64 {
         let by = self.mark.as_ref().and_then(|mark| mark.evicted.by.as_ref());
-        self.row.epoch.max(by.map_or(0, |by| by.ts))
+        self.epoch.max(by.map_or(0, |by| by.ts))
     }
 
-    fn displace(&mut self, place: &Place, winner: &Row, now_ms: u64) -> Told {
-        let evicted = Evicted { reason: EvictReason::Replaced, by: Some(by(winner)) };
-        let confirm = (winner.node.clone(), winner.claim);
+    fn displace(&mut self, place: &Place, winner: &Self, now_ms: u64) -> Told {
+        let evicted = Evicted { reason: EvictReason::Replaced, by: Some(winner.by()) };
+        let confirm = (winner.home.node.clone(), winner.claim);
         self.evict(place, evicted, (Some(winner.claim), now_ms), confirm)
     }
 
     /// Whether its session lost its place and may act still, if its node has heard nothing since.
     fn may_act(&self, now_ms: u64) -> bool {
-        let fence_after_ms = u64::try_from(self.fence_after.as_millis()).unwrap_or(u64::MAX);
+        let fence_after_ms = u64::try_from(self.home.fence_after.as_millis()).unwrap_or(u64::MAX);
         self.mark.as_ref().is_some_and(|mark| now_ms < mark.at_ms.saturating_add(fence_after_ms))
     }
 
     /// What its node is told for the sake of `newcomer`.
-    fn tell_again(&self, place: &Place, newcomer: &Row, now_ms: u64) -> Option<Told> {
+    fn tell_again(&self, place: &Place, newcomer: &Self, now_ms: u64) -> Option<Told> {
         if !self.may_act(now_ms) {
             return None;
         }
         let evicted = self.mark.as_ref()?.evicted.clone();
-        Some(self.told(place, evicted, (newcomer.node.clone(), newcomer.claim)))
+        Some(self.told(place, evicted, (newcomer.home.node.clone(), newcomer.claim)))
     }
 
     fn evict(
@@ -299,37 +339,20 @@ impl Entry {
         (winner, at_ms): (Option<ClaimId>, u64),
         confirm: (NodeId, ClaimId),
     ) -> Told {
-        self.mark = Some(Mark { evicted: evicted.clone(), winner, at_ms });
+        self.mark = Some(Box::new(Mark { evicted: evicted.clone(), winner, at_ms }));
         self.told(place, evicted, confirm)
     }
 
     fn told(&self, place: &Place, evicted: Evicted, confirm: (NodeId, ClaimId)) -> Told {
         let eviction = Eviction {
             namespace: place.namespace.clone(),
-            session: self.row.session,
-            claim: self.row.claim,
+            session: self.session,
+            claim: self.claim,
             evicted,
             confirm,
         };
-        (self.row.node.clone(), eviction)
+        (self.home.node.clone(), eviction)
     }
-}
-
-fn row(claim: &Claim, home: &Home, epoch: u64) -> Row {
-    Row {
-        session: claim.session,
-        claim: claim.id,
-        epoch,
-        device: Arc::clone(&claim.device),
-        node: home.node.clone(),
-        incarnation: home.incarnation.clone(),
-        transport: claim.transport,
-        seen_at_ms: epoch,
-    }
-}
-
-fn by(winner: &Row) -> By {
-    By { device: Arc::clone(&winner.device), node: winner.node.clone(), ts: winner.epoch }
 }
 
 /// Whoever has any number beside it displaces nobody, and has nobody to wait for.
@@ -341,9 +364,9 @@ fn claimed(entries: &[Entry], claim: &Claim, epoch: u64, now_ms: u64) -> Claimed
             is_loser || claim.policy != Policy::Unlimited && entry.may_act(now_ms)
         })
         .map(|entry| Displaced {
-            session: entry.row.session,
-            node: entry.row.node.clone(),
-            fence_after: entry.fence_after,
+            session: entry.session,
+            node: entry.home.node.clone(),
+            fence_after: entry.home.fence_after,
         })
         .collect();
     Claimed { epoch, displaced, settling: Duration::ZERO }
@@ -351,18 +374,18 @@ fn claimed(entries: &[Entry], claim: &Claim, epoch: u64, now_ms: u64) -> Claimed
 
 /// Whom the policy of `claim` counts besides it, the oldest first, and how many of them it suffers.
 fn rivals(entries: &[Entry], claim: &Claim) -> (Vec<usize>, usize) {
-    let other = |row: &Row| row.session != claim.session;
+    let other = |entry: &Entry| entry.session != claim.session;
     match claim.policy {
-        Policy::PerDevice => (live(entries, |row| other(row) && row.device == claim.device), 0),
+        Policy::PerDevice => (live(entries, |entry| other(entry) && entry.device == claim.device), 0),
         Policy::Max(count) => (live(entries, other), count.saturating_sub(1) as usize),
         Policy::Unlimited => (Vec::new(), 0),
     }
 }
 
 /// Where the live sessions stand that `among` accepts, the oldest first.
-fn live(entries: &[Entry], among: impl Fn(&Row) -> bool) -> Vec<usize> {
-    let is_live = |at: &usize| entries[*at].mark.is_none() && among(&entries[*at].row);
+fn live(entries: &[Entry], among: impl Fn(&Entry) -> bool) -> Vec<usize> {
+    let is_live = |at: &usize| entries[*at].mark.is_none() && among(&entries[*at]);
     let mut live: Vec<_> = (0..entries.len()).filter(is_live).collect();
-    live.sort_by_key(|at| entries[*at].row.epoch);
+    live.sort_by_key(|at| entries[*at].epoch);
     live
 }

@@ -30,7 +30,7 @@ pub(super) enum Standing {
 /// It answers while a node of its incarnation is joined, as one on Redis does while its connection lives.
 pub(super) struct Register {
     pub(super) exchange: Exchange,
-    pub(super) home: Home,
+    pub(super) home: Arc<Home>,
 }
 
 impl Register {
@@ -54,8 +54,9 @@ impl SessionRegistry for Register {
     fn claim(&self, claim: Claim) -> BoxFuture<'static, Result<Claimed, ClaimError>> {
         let claimed = self.step(|state, idle| {
             let State { places, leases, .. } = state;
-            let is_dead =
-                |row: &Row| leases.get(&row.node).is_none_or(|lease| lease.incarnation != row.incarnation);
+            let is_dead = |home: &Home| {
+                leases.get(&home.node).is_none_or(|lease| lease.incarnation != home.incarnation)
+            };
             let claimed = places.claim(&claim, &self.home, unix_ms(), is_dead);
             Ok(claimed.map(|(claimed, told)| {
                 state.evict(told, idle);

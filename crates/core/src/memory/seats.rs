@@ -62,8 +62,9 @@ struct Seat {
 #[derive(Default)]
 pub(super) struct Seats {
     seats: HashMap<SeatId, Seat, RandomState>,
-    /// A room topic exists for every connected socket, so an entry holds its first four seats inline.
     topics: HashMap<Topic, SmallVec<[SeatId; 4]>, RandomState>,
+    /// The topics of sockets, of which there are as many as connections. Each lives on one node.
+    sockets: HashMap<SessionId, SeatId, RandomState>,
     last: u32,
 }
 
@@ -90,6 +91,7 @@ impl Seats {
             members.retain(|member| *member != id);
             !members.is_empty()
         });
+        self.sockets.retain(|_, member| *member != id);
         Some(seat.subscriber)
     }
 
@@ -107,6 +109,10 @@ impl Seats {
 
     pub(super) fn subscribe(&mut self, id: SeatId, topics: Vec<Topic>) {
         for topic in topics {
+            if let Topic::Socket(_, socket) = topic {
+                self.sockets.insert(socket, id);
+                continue;
+            }
             let members = self.topics.entry(topic).or_default();
             if !members.contains(&id) {
                 members.push(id);
@@ -116,7 +122,11 @@ impl Seats {
 
     pub(super) fn unsubscribe(&mut self, id: SeatId, topics: &[Topic]) {
         for topic in topics {
-            if let Some(members) = self.topics.get_mut(topic) {
+            if let Topic::Socket(_, socket) = topic {
+                if self.sockets.get(socket) == Some(&id) {
+                    self.sockets.remove(socket);
+                }
+            } else if let Some(members) = self.topics.get_mut(topic) {
                 members.retain(|member| *member != id);
                 if members.is_empty() {
                     self.topics.remove(topic);
@@ -140,7 +150,7 @@ impl Seats {
         item: &Item,
         idle: &mut Idle,
     ) -> Result<(), Error> {
-        let Some(members) = self.topics.get(topic) else { return Ok(()) };
+        let members = self.members(topic);
         let is_meant = |seat: &Seat| to.is_none_or(|to| seat.node == *to);
         let weight = item.weight();
         let has_room = |seat: &Seat| seat.inbox.is_empty() || seat.inbox_bytes + weight <= INBOX_BYTES_MAX;
@@ -149,12 +159,24 @@ impl Seats {
             return Err(Error::Unavailable);
         }
         for id in members {
-            if let Some(seat) = self.seats.get_mut(id).filter(|seat| is_meant(seat)) {
+            if let Some(seat) = self.seats.get_mut(&id).filter(|seat| is_meant(seat)) {
                 seat.inbox_bytes += weight;
-                seat.put(*id, item.clone(), idle);
+                seat.put(id, item.clone(), idle);
             }
         }
         Ok(())
+    }
+
+    /// Who is subscribed to what `topic` carries.
+    fn members(&self, topic: &Topic) -> SmallVec<[SeatId; 4]> {
+        let mut members = self.topics.get(topic).cloned().unwrap_or_default();
+        if let Topic::Room(_, room) = topic
+            && let Some(home) = SessionId::parse(room.as_str()).and_then(|socket| self.sockets.get(&socket))
+            && !members.contains(home)
+        {
+            members.push(*home);
+        }
+        members
     }
 
     /// How many nodes listen for requests of `namespace`.
@@ -199,7 +221,7 @@ impl Seats {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.seats.is_empty() && self.topics.is_empty()
+        self.seats.is_empty() && self.topics.is_empty() && self.sockets.is_empty()
     }
 }
 
