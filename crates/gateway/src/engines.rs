@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use tidegate_core::{DisconnectReason, NodeId, SessionId};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::outbox::{Binary, Outbox};
+use crate::socket::Socket;
 
 /// Parts of the table, so that handshakes on several workers seldom meet. A power of two.
 const PARTS: usize = 16;
@@ -74,7 +74,7 @@ pub(crate) enum Input {
     /// The request itself was a violation.
     Violation(DisconnectReason),
     /// The WebSocket that the client has moved to, and what it sent there already.
-    Upgraded { read: OwnedReadHalf, write: OwnedWriteHalf, binary: Binary, unread: Vec<u8> },
+    Upgraded { socket: Socket, binary: Binary, unread: Vec<u8> },
 }
 
 /// The body of a POST, and whom to tell when it has been taken.

@@ -51,6 +51,7 @@ mod rig;
 mod rooms;
 mod seating;
 mod session;
+mod socket;
 mod takeover;
 mod timer;
 mod transport;

@@ -15,22 +15,22 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tidegate_core::DisconnectReason;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::oneshot;
 
 pub(crate) use queue::Binary;
-use queue::{ITEM_WEIGHT, Item, write_queue};
+use queue::{ITEM_WEIGHT, Item, Queue};
 
 use crate::message::Message;
 use crate::metrics::Metrics;
+use crate::socket::Socket;
 
 /// What a message that waits for a poll weighs beside its bytes, about: it is kept whole until it is known which
 /// transport fetches it.
@@ -62,6 +62,8 @@ pub(crate) enum Poll {
 /// The one way out of a connection. The hub, the timer and the drain hold outboxes and never connections.
 pub(crate) struct Outbox {
     state: Mutex<State>,
+    /// There before the transport is a WebSocket, and until the last who holds the outbox lets go of it.
+    socket: OnceLock<Socket>,
     waker: AtomicWaker,
     tick: AtomicBool,
     /// Something for the connection's courier.
@@ -96,7 +98,7 @@ struct State {
     /// What waits, in bytes, flat shares included.
     bytes: usize,
     /// Volatile messages among what waits.
-    volatile: usize,
+    volatile: u32,
     /// What was ever queued, in bytes likewise: what is taken and does not wait any more has left.
     taken: u64,
     /// Somebody waits for something to leave.
@@ -109,27 +111,31 @@ struct State {
     closed: Option<DisconnectReason>,
 }
 
+/// An idle connection has no queue.
 enum Transport {
-    WebSocket { stream: OwnedWriteHalf, binary: Binary, queue: VecDeque<Item> },
-    Polling { queue: VecDeque<Message>, waiting: Option<oneshot::Sender<Bytes>> },
+    WebSocket { binary: Binary, queue: Option<Box<Queue>> },
+    Polling(Box<Polling>),
     Gone,
 }
 
+/// What waits for a polling client, and the poll that waits for it.
+#[derive(Default)]
+struct Polling {
+    queue: VecDeque<Message>,
+    waiting: Option<oneshot::Sender<Bytes>>,
+}
+
 impl Outbox {
-    pub(crate) fn websocket(
-        stream: OwnedWriteHalf,
-        binary: Binary,
-        bytes_max: usize,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self::new(Transport::WebSocket { stream, binary, queue: VecDeque::new() }, bytes_max, metrics)
+    pub(crate) fn websocket(socket: Socket, binary: Binary, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        let transport = Transport::WebSocket { binary, queue: None };
+        Self::new(OnceLock::from(socket), transport, bytes_max, metrics)
     }
 
     pub(crate) fn polling(bytes_max: usize, metrics: Arc<Metrics>) -> Self {
-        Self::new(Transport::Polling { queue: VecDeque::new(), waiting: None }, bytes_max, metrics)
+        Self::new(OnceLock::new(), Transport::Polling(Box::default()), bytes_max, metrics)
     }
 
-    fn new(transport: Transport, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+    fn new(socket: OnceLock<Socket>, transport: Transport, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             state: Mutex::new(State {
                 transport,
@@ -141,6 +147,7 @@ impl Outbox {
                 dirty: false,
                 closed: None,
             }),
+            socket,
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
             news: AtomicBool::new(false),
@@ -148,6 +155,14 @@ impl Outbox {
             bytes_max,
             metrics,
         }
+    }
+
+    /// The socket of a client on a WebSocket, which its connection reads from.
+    ///
+    /// # Panics
+    /// When the client is on polling.
+    pub(crate) fn socket(&self) -> &Socket {
+        self.socket.get().expect("it is set before the transport is a WebSocket")
     }
 
     /// Sends a message: at once if nothing waits before it, else after what waits.
@@ -160,17 +175,17 @@ impl Outbox {
             return Pushed::Closed;
         }
         match &mut state.transport {
-            Transport::WebSocket { stream, binary, queue } => {
-                if queue.is_empty() && !state.blocked && !state.dirty {
+            Transport::WebSocket { binary, queue } => {
+                if queue.is_none() && !state.blocked && !state.dirty {
                     let bytes = binary.form(message);
-                    match stream.try_write(bytes) {
+                    match self.socket().write(bytes) {
                         Ok(written) if written == bytes.len() => return Pushed::Taken,
                         Ok(written) => {
                             let rest = Item { bytes: bytes.slice(written..), volatile: false, started: true };
                             state.bytes += rest.weight();
                             state.taken += rest.weight() as u64;
                             self.metrics.outbox_grew(rest.weight());
-                            queue.push_back(rest);
+                            queue.get_or_insert_default().push(rest);
                             state.blocked = true;
                             self.waker.wake();
                             return Pushed::Taken;
@@ -187,16 +202,14 @@ impl Outbox {
                 }
                 self.append_state(state, message)
             }
-            Transport::Polling { queue, waiting } => {
-                if queue.is_empty()
+            Transport::Polling(polling) => {
+                // If the poll went away between two looks, the message waits for the next.
+                if polling.queue.is_empty()
                     && !state.dirty
-                    && let Some(poll) = waiting.take()
+                    && let Some(poll) = polling.waiting.take()
+                    && poll.send(message.polling().clone()).is_ok()
                 {
-                    match poll.send(message.polling().clone()) {
-                        Ok(()) => return Pushed::Taken,
-                        // The poll went away between two looks; the message waits for the next.
-                        Err(_) => *waiting = None,
-                    }
+                    return Pushed::Taken;
                 }
                 self.append_state(state, message)
             }
@@ -236,7 +249,7 @@ impl Outbox {
                 return Pushed::Dropped;
             }
             Transport::WebSocket { binary, .. } => binary.form(message).len() + ITEM_WEIGHT,
-            Transport::Polling { .. } => message.polling().len() + MESSAGE_WEIGHT,
+            Transport::Polling(_) => message.polling().len() + MESSAGE_WEIGHT,
             Transport::Gone => return Pushed::Closed,
         };
         if state.bytes + weight > self.bytes_max
@@ -246,13 +259,13 @@ impl Outbox {
         }
         state.bytes += weight;
         state.taken += weight as u64;
-        state.volatile += usize::from(volatile);
+        state.volatile += u32::from(volatile);
         self.metrics.outbox_grew(weight);
         match &mut state.transport {
             Transport::WebSocket { binary, queue, .. } => {
-                queue.push_back(Item::whole(binary.form(message).clone(), volatile));
+                queue.get_or_insert_default().push(Item::whole(binary.form(message).clone(), volatile));
             }
-            Transport::Polling { queue, .. } => queue.push_back(message.clone()),
+            Transport::Polling(polling) => polling.queue.push_back(message.clone()),
             Transport::Gone => {}
         }
         Pushed::Taken
@@ -297,14 +310,15 @@ impl Outbox {
         state.volatile = 0;
         let (mut messages, mut bytes) = (0, 0);
         match &mut state.transport {
-            Transport::WebSocket { queue, .. } => queue.retain(|item| {
-                if item.volatile {
-                    messages += 1;
-                    bytes += item.weight();
+            Transport::WebSocket { queue, .. } => {
+                if let Some(waiting) = queue {
+                    (messages, bytes) = waiting.drop_volatile();
+                    if waiting.is_empty() {
+                        *queue = None;
+                    }
                 }
-                !item.volatile
-            }),
-            Transport::Polling { queue, .. } => queue.retain(|message| {
+            }
+            Transport::Polling(polling) => polling.queue.retain(|message| {
                 if message.is_volatile() {
                     messages += 1;
                     bytes += message.polling().len() + MESSAGE_WEIGHT;
@@ -329,10 +343,10 @@ impl Outbox {
 
     fn flush_state(&self, state: &mut State) {
         match &mut state.transport {
-            Transport::WebSocket { stream, queue, .. } => {
+            Transport::WebSocket { queue, .. } => {
                 let mut failed = false;
-                while !queue.is_empty() {
-                    match write_queue(stream, queue) {
+                while let Some(waiting) = queue.as_deref_mut().filter(|waiting| !waiting.is_empty()) {
+                    match waiting.write(self.socket()) {
                         Ok(sent) => {
                             state.bytes -= sent.weight;
                             state.volatile -= sent.volatile;
@@ -356,7 +370,7 @@ impl Outbox {
                 }
                 state.blocked = false;
                 // A connection that has caught up owns no queue, and neither does one that is lost.
-                *queue = VecDeque::new();
+                *queue = None;
                 if failed {
                     self.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
@@ -364,15 +378,15 @@ impl Outbox {
                     self.close_state(state, DisconnectReason::TransportError);
                 }
             }
-            Transport::Polling { queue, waiting } => {
-                if queue.is_empty() {
+            Transport::Polling(polling) => {
+                if polling.queue.is_empty() {
                     return;
                 }
                 // A poll that went away meanwhile leaves what waits for the next, or for the WebSocket.
-                if let Some(poll) = waiting.take()
-                    && poll.send(payload(queue)).is_ok()
+                if let Some(poll) = polling.waiting.take()
+                    && poll.send(payload(&polling.queue)).is_ok()
                 {
-                    *queue = VecDeque::new();
+                    polling.queue = VecDeque::new();
                     self.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
                     state.volatile = 0;
@@ -389,9 +403,10 @@ impl Outbox {
     pub(crate) fn poll(&self) -> Poll {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let Transport::Polling { queue, waiting } = &mut state.transport else {
+        let Transport::Polling(polling) = &mut state.transport else {
             return Poll::Gone;
         };
+        let Polling { queue, waiting } = &mut **polling;
         if waiting.as_ref().is_some_and(|poll| !poll.is_closed()) {
             return Poll::Overlap;
         }
@@ -416,8 +431,8 @@ impl Outbox {
 
     /// Answers a pending poll with `message` alone. Without one, nothing happens.
     pub(crate) fn answer_poll(&self, message: &Message) {
-        if let Transport::Polling { waiting, .. } = &mut self.state.lock().transport
-            && let Some(poll) = waiting.take()
+        if let Transport::Polling(polling) = &mut self.state.lock().transport
+            && let Some(poll) = polling.waiting.take()
         {
             let _ = poll.send(message.polling().clone());
         }
@@ -425,26 +440,31 @@ impl Outbox {
 
     /// Moves what waits from polling to the WebSocket that the client upgraded to. A poll that is still pending is
     /// answered with `noop`.
-    pub(crate) fn upgrade(&self, stream: OwnedWriteHalf, binary: Binary, noop: &Message) {
+    pub(crate) fn upgrade(&self, socket: Socket, binary: Binary, noop: &Message) {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let Transport::Polling { queue, waiting } = &mut state.transport else {
+        let Transport::Polling(polling) = &mut state.transport else {
             return;
         };
-        if let Some(poll) = waiting.take() {
+        if let Some(poll) = polling.waiting.take() {
             let _ = poll.send(noop.polling().clone());
         }
         self.metrics.outbox_shrank(state.bytes);
         // What has left so far; the same messages weigh differently from here on.
         let left = state.taken - state.bytes as u64;
-        let queue: VecDeque<Item> = std::mem::take(queue)
-            .iter()
-            .map(|message| Item::whole(binary.form(message).clone(), message.is_volatile()))
-            .collect();
-        state.bytes = queue.iter().map(Item::weight).sum();
+        let mut queue = Queue::default();
+        for message in &polling.queue {
+            queue.push(Item::whole(binary.form(message).clone(), message.is_volatile()));
+        }
+        state.bytes = queue.weight();
         state.taken = left + state.bytes as u64;
         self.metrics.outbox_grew(state.bytes);
-        state.transport = Transport::WebSocket { stream, binary, queue };
+        if self.socket.set(socket).is_err() {
+            // Not on polling any more, which was looked at above.
+            return;
+        }
+        let queue = (!queue.is_empty()).then(|| Box::new(queue));
+        state.transport = Transport::WebSocket { binary, queue };
         self.flush_state(state);
     }
 
@@ -472,14 +492,13 @@ impl Outbox {
         state.volatile = 0;
         match &mut state.transport {
             Transport::WebSocket { queue, .. } => {
-                let rest = std::mem::take(queue).pop_front().filter(|item| item.started);
-                if let Some(rest) = rest {
+                if let Some(rest) = queue.take().and_then(|mut waiting| waiting.take_started()) {
                     state.bytes = rest.weight();
                     self.metrics.outbox_grew(state.bytes);
-                    queue.push_back(rest);
+                    queue.get_or_insert_default().push(rest);
                 }
             }
-            Transport::Polling { queue, .. } => *queue = VecDeque::new(),
+            Transport::Polling(polling) => polling.queue = VecDeque::new(),
             Transport::Gone => {}
         }
     }
@@ -498,11 +517,11 @@ impl Outbox {
             Transport::WebSocket { binary, queue, .. } => {
                 let item = Item::whole(binary.form(message).clone(), false);
                 let weight = item.weight();
-                queue.push_back(item);
+                queue.get_or_insert_default().push(item);
                 weight
             }
-            Transport::Polling { queue, .. } => {
-                queue.push_back(message.clone());
+            Transport::Polling(polling) => {
+                polling.queue.push_back(message.clone());
                 message.polling().len() + MESSAGE_WEIGHT
             }
             Transport::Gone => return,
@@ -514,7 +533,7 @@ impl Outbox {
 
     /// The last message of a connection, taken even though the outbox is closed. Returns whether everything has
     /// left; if not, the connection's task goes on flushing for a while.
-    pub(crate) fn push_last(&self, websocket: Bytes, polling: &Message, polling_idle: &Message) -> bool {
+    pub(crate) fn push_last(&self, websocket: Bytes, last: &Message, idle: &Message) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
         match &mut state.transport {
@@ -522,16 +541,17 @@ impl Outbox {
                 let last = Item::whole(websocket, false);
                 state.bytes += last.weight();
                 self.metrics.outbox_grew(last.weight());
-                queue.push_back(last);
+                queue.get_or_insert_default().push(last);
                 self.flush_state(state);
                 state.bytes == 0
             }
-            Transport::Polling { queue, waiting } => {
+            Transport::Polling(polling) => {
+                let Polling { queue, waiting } = &mut **polling;
                 if waiting.as_ref().is_none_or(oneshot::Sender::is_closed) {
                     *waiting = None;
-                    queue.push_back(polling_idle.clone());
+                    queue.push_back(idle.clone());
                 }
-                queue.push_back(polling.clone());
+                queue.push_back(last.clone());
                 self.metrics.outbox_shrank(state.bytes);
                 state.bytes = queue.iter().map(|message| message.polling().len() + MESSAGE_WEIGHT).sum();
                 self.metrics.outbox_grew(state.bytes);
@@ -547,7 +567,9 @@ impl Outbox {
         let mut state = self.state.lock();
         self.metrics.outbox_shrank(state.bytes);
         state.bytes = 0;
-        state.transport = Transport::Gone;
+        if let Transport::WebSocket { .. } = std::mem::replace(&mut state.transport, Transport::Gone) {
+            self.socket().finish();
+        }
     }
 
     /// Whether nothing waits.
@@ -639,13 +661,12 @@ impl Outbox {
         let mut state = self.state.lock();
         let state = &mut *state;
         while state.blocked {
-            let Transport::WebSocket { stream, .. } = &state.transport else {
+            let Transport::WebSocket { .. } = &state.transport else {
                 return;
             };
-            match stream.as_ref().poll_write_ready(context) {
+            match self.socket().poll_write_ready(context) {
                 std::task::Poll::Pending => return,
-                // An error shows in the write that follows.
-                std::task::Poll::Ready(_) => {
+                std::task::Poll::Ready(()) => {
                     state.blocked = false;
                     self.flush_state(state);
                 }

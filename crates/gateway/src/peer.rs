@@ -83,24 +83,36 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// What counts as one address: of IPv6 the first 64 bits, of which whoever has one address has them all.
-fn counted(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+/// What counts as one address: of IPv6 the first 64 bits, of which whoever has one address has them all. Every
+/// connection holds one, so it is no larger than that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Counted {
+    V4([u8; 4]),
+    V6([u8; 8]),
+}
+
+impl From<IpAddr> for Counted {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::V4(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                Self::V6([a, b, c, d, e, f, g, h])
+            }
+        }
     }
 }
 
 /// Open connections per address. An entry exists only while its address has one.
 pub(crate) struct Addresses {
     max: usize,
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    counts: Arc<Mutex<HashMap<Counted, usize>>>,
 }
 
 /// One connection's place in the count; given back when dropped.
 pub(crate) struct Place {
-    address: IpAddr,
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: Counted,
+    counts: Arc<Mutex<HashMap<Counted, usize>>>,
 }
 
 impl Addresses {
@@ -114,7 +126,7 @@ impl Addresses {
         if self.max == 0 {
             return Ok(None);
         }
-        let address = counted(address);
+        let address = Counted::from(address);
         let mut counts = self.counts.lock();
         let count = counts.entry(address).or_insert(0);
         if *count >= self.max {

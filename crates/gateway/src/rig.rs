@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ impl Rig {
                 user: Some(user.into()),
                 device: "d".into(),
                 grants: Arc::new(Grants::all()),
-                expires_at,
+                expires_at: expires_at.and_then(NonZeroU64::new),
             },
             resumes: None,
         };

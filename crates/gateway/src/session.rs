@@ -71,11 +71,17 @@ pub(crate) struct Session {
 struct Life {
     /// Deeds begun and not yet answered.
     deeds: u32,
-    evicted: Option<Box<Evicted>>,
     /// It has ended and is no receiver any more.
     left: bool,
     /// Its connection waits for the last deed to be done.
     awaited: bool,
+    departure: Option<Box<Departure>>,
+}
+
+/// What there is to say of a session that somebody else ended.
+#[derive(Default)]
+struct Departure {
+    evicted: Option<Evicted>,
     /// Who waits to hear that the session is silent.
     confirms: Vec<(NodeId, ClaimId)>,
 }
@@ -83,7 +89,10 @@ struct Life {
 impl Life {
     /// Who is to be told now that the session is silent: it does nothing and receives nothing.
     fn owed(&mut self) -> Vec<(NodeId, ClaimId)> {
-        if self.deeds == 0 && self.left { std::mem::take(&mut self.confirms) } else { Vec::new() }
+        match &mut self.departure {
+            Some(departure) if self.deeds == 0 && self.left => std::mem::take(&mut departure.confirms),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -123,7 +132,8 @@ impl Session {
 
     /// When the session must end, in Unix milliseconds.
     pub(crate) fn expires_unix_ms(&self) -> Option<u64> {
-        self.identity.expires_at.map(|seconds| seconds.saturating_add(EXPIRY_LEEWAY_S).saturating_mul(1_000))
+        let expires_at = self.identity.expires_at?.get();
+        Some(expires_at.saturating_add(EXPIRY_LEEWAY_S).saturating_mul(1_000))
     }
 
     /// The room that holds only this session.
@@ -141,7 +151,7 @@ impl Session {
         if !self.is_over() {
             return None;
         }
-        self.life.lock().evicted.as_deref().cloned()
+        self.life.lock().departure.as_ref()?.evicted.clone()
     }
 
     /// It will never get what was said to it, and must come again elsewhere. Who holds a place is sent away only after
@@ -199,10 +209,11 @@ impl Session {
     pub(crate) fn evict(&self, evicted: Evicted, confirm: Option<(NodeId, ClaimId)>) -> bool {
         let mut life = self.life.lock();
         let first = !self.over.swap(true, Ordering::AcqRel);
+        let departure = life.departure.get_or_insert_default();
         if first {
-            life.evicted = Some(Box::new(evicted));
+            departure.evicted = Some(evicted);
         }
-        life.confirms.extend(confirm);
+        departure.confirms.extend(confirm);
         first
     }
 

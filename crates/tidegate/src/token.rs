@@ -159,7 +159,7 @@ mod tests {
         .unwrap();
         let identity = identify(&config, &token, "/chat", NOW_S).unwrap();
         assert_eq!((identity.user.as_deref(), &*identity.device), (Some("ann"), "phone"));
-        assert_eq!(identity.expires_at, Some(NOW_S + 60));
+        assert_eq!(identity.expires_at, std::num::NonZeroU64::new(NOW_S + 60));
         assert!(identity.grants.allows_join("room:1") && !identity.grants.allows_publish("room:1"));
         assert_eq!(identify(&config, &token, "/", NOW_S).unwrap_err().code, ErrorCode::Forbidden);
         assert_eq!(identify(&config, &token, "/chat", NOW_S + 65).unwrap_err().code, ErrorCode::TokenExpired);

@@ -4,6 +4,7 @@
 //! when configured), `tidegate` (grants), `device` (binds the token to one device). All others are ignored.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use jsonwebtoken::crypto::rust_crypto;
@@ -11,7 +12,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Map, Value};
 use tidegate_core::ErrorCode;
 
-use super::{DEVICE_DEFAULT, EXPIRY_LEEWAY_S, Grants, Identity, NameLimits, Refused, checked};
+use super::{EXPIRY_LEEWAY_S, Grants, Identity, NameLimits, Refused, checked, device_of};
 
 /// Smallest RSA modulus, in bytes: RFC 7518 section 3.3 asks for 2048 bits.
 const RSA_MODULUS_BYTES_MIN: usize = 256;
@@ -132,12 +133,7 @@ impl Verifier {
             }
             None => Arc::clone(&self.default_grants),
         };
-        Ok(Identity {
-            user: Some(user.into()),
-            device: bound.or(device).unwrap_or(DEVICE_DEFAULT).into(),
-            grants,
-            expires_at,
-        })
+        Ok(Identity { user: Some(user.into()), device: device_of(bound.or(device)), grants, expires_at })
     }
 
     fn claims(&self, token: &str) -> Result<Map<String, Value>, Refused> {
@@ -248,10 +244,11 @@ fn seconds(claims: &Map<String, Value>, claim: &str) -> Result<Option<u64>, Refu
     Ok(whole)
 }
 
-fn check_time(claims: &Map<String, Value>, unix_ms: u64) -> Result<Option<u64>, Refused> {
+/// When the token expires, in Unix seconds. At 0 it has expired, whatever the time.
+fn check_time(claims: &Map<String, Value>, unix_ms: u64) -> Result<Option<NonZeroU64>, Refused> {
     let expires_at = seconds(claims, "exp")?;
     if let Some(end) = expires_at
-        && unix_ms >= end.saturating_add(EXPIRY_LEEWAY_S).saturating_mul(1000)
+        && (end == 0 || unix_ms >= end.saturating_add(EXPIRY_LEEWAY_S).saturating_mul(1000))
     {
         return Err(Refused::new(ErrorCode::TokenExpired, "token has expired"));
     }
@@ -260,7 +257,7 @@ fn check_time(claims: &Map<String, Value>, unix_ms: u64) -> Result<Option<u64>, 
     {
         return Err(unauthorized("token is not valid yet"));
     }
-    Ok(expires_at)
+    Ok(expires_at.and_then(NonZeroU64::new))
 }
 
 #[cfg(test)]

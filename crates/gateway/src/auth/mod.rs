@@ -6,6 +6,7 @@
 mod grant;
 mod jwt;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
 
 use tidegate_core::{ErrorCode, SessionId};
@@ -23,6 +24,9 @@ pub const DEVICE_DEFAULT: &str = "default";
 /// Constant, and shared so that an open node does not store the same four lists once per session.
 static EVERYTHING: LazyLock<Arc<Grants>> = LazyLock::new(|| Arc::new(Grants::all()));
 
+/// Shared for the same reason.
+static DEVICE: LazyLock<Arc<str>> = LazyLock::new(|| DEVICE_DEFAULT.into());
+
 /// Who a session belongs to, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -33,7 +37,7 @@ pub struct Identity {
     /// What it may do.
     pub grants: Arc<Grants>,
     /// When the token expires, in Unix seconds, [`EXPIRY_LEEWAY_S`] not added. `None` is never.
-    pub expires_at: Option<u64>,
+    pub expires_at: Option<NonZeroU64>,
 }
 
 /// The limits that names in a payload must keep.
@@ -93,7 +97,7 @@ impl Authenticator {
         let identity = match self {
             Self::Open => Identity {
                 user: name("auth.user", payload.user, limits)?.map(Into::into),
-                device: device.unwrap_or(DEVICE_DEFAULT).into(),
+                device: device_of(device),
                 grants: Arc::clone(&EVERYTHING),
                 expires_at: None,
             },
@@ -115,6 +119,11 @@ impl Authenticator {
         }
         Ok(identity)
     }
+}
+
+/// The device that was named, or the default one.
+fn device_of(named: Option<&str>) -> Arc<str> {
+    named.map_or_else(|| Arc::clone(&DEVICE), Arc::from)
 }
 
 /// The session that a client says it had and comes back for, by itself: `resumes`, a session's id.

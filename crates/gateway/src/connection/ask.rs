@@ -100,11 +100,7 @@ impl Connection {
         }
         self.node.metrics.dropped("rate_limited", 1);
         let Speech::Plain(plain) = &mut self.speech else { return Ok(()) };
-        if plain.dropped.take(now_ms, max, limits.events_burst) {
-            Ok(())
-        } else {
-            Err(Exit::refused(&refusal))
-        }
+        if plain.may_drop(now_ms, limits) { Ok(()) } else { Err(Exit::refused(&refusal)) }
     }
 
     /// Settles a durable message, or passes an acknowledgement on to the server that asked for it. One that nobody waits

@@ -73,9 +73,10 @@ impl Connection {
         let window = self.node.window();
         let sessions = self.sessions.len();
         for at in 0..sessions {
-            let at = (self.courier_turn + at) % sessions;
+            let at = (usize::from(self.courier_turn) + at) % sessions;
             if let Some(wanted) = self.sessions[at].inbox.wanted(&window, &self.outbox) {
-                self.courier_turn = at + 1;
+                // A connection has 64 sessions at most.
+                self.courier_turn = u8::try_from(at + 1).unwrap_or(0);
                 return Some((Arc::clone(&self.sessions[at]), wanted));
             }
         }

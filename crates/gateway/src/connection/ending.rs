@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::websocket;
-use tokio::io::AsyncReadExt as _;
 
 use super::close::Close;
 use super::{Connection, Exit, HANG_UP_MS};
@@ -24,10 +23,11 @@ const LINGER_DRAINING: Duration = Duration::from_secs(5);
 
 /// Bytes that are read and thrown away while the peer hangs up. Closing with bytes unread would reset the connection
 /// and take our own last bytes along.
-const DISCARD_BYTES_MAX: u64 = 16 << 20;
+const DISCARD_BYTES_MAX: usize = 16 << 20;
 
 impl Connection {
-    pub(super) async fn end(&mut self, mut exit: Exit) {
+    /// Undoes the connection and says why it ended.
+    pub(super) async fn end(mut self, mut exit: Exit) -> DisconnectReason {
         let reason = exit.reason;
         self.outbox.close(reason);
         let farewells = self.last_farewells(&mut exit);
@@ -59,6 +59,7 @@ impl Connection {
         }
         self.outbox.abandon();
         tracing::debug!(%reason, "connection ended");
+        reason
     }
 
     /// What is owed to clients whose sessions were evicted while their connection ended for another reason. They must hear
@@ -122,11 +123,17 @@ impl Connection {
     /// Waits until the peer of a WebSocket has hung up, and throws away what it still sends. Whoever does not in time is cut
     /// off, which is what follows anyway.
     async fn hung_up(&mut self, limit: Duration) {
-        let Some(read) = self.link.read_half() else { return };
-        let mut rest = read.take(DISCARD_BYTES_MAX);
+        if !self.link.is_websocket() {
+            return;
+        }
+        let socket = self.outbox.socket();
         let hang_up = async {
-            let mut sink = [0; 512];
-            while matches!(rest.read(&mut sink).await, Ok(1..)) {}
+            let (mut sink, mut discarded) = ([0; 512], 0);
+            while let Ok(read @ 1..) = socket.read(&mut sink).await
+                && discarded < DISCARD_BYTES_MAX
+            {
+                discarded += read;
+            }
         };
         let _ = tokio::time::timeout(limit, hang_up).await;
     }

@@ -6,6 +6,7 @@ use tidegate_protocol::plain::{self, Format};
 use tidegate_protocol::{socketio, value};
 
 use super::{Connection, Exit, Held, Resume, SESSIONS_MAX, millis};
+use crate::bucket::Bucket;
 use crate::dialect::Dialect;
 use crate::enrolment::{Enrolled, Entrant, Turned};
 use crate::message::Message;
@@ -22,10 +23,11 @@ impl Connection {
     ) -> Result<(), Exit> {
         // Before the look whether the node hears: a lapse in between must be one since.
         let lapse = self.node.pulse.lapse();
-        let namespace = Namespace::from(namespace);
-        self.ended.retain(|ended| *ended != namespace);
-        let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
-        if !self.connects.take(now, limits.events_per_second_max, limits.events_burst) {
+        let namespace = Namespace::named(&namespace);
+        if let Some(ended) = &mut self.ended {
+            ended.namespaces.retain(|ended| *ended != namespace);
+        }
+        if !self.may_ask_to_connect() {
             let message = "more connects a second than limits.events_per_second_max";
             return self.refuse_connect(&namespace, id, Refusal::new(ErrorCode::RateLimited, message));
         }
@@ -105,6 +107,18 @@ impl Connection {
             return Err(Exit::because(DisconnectReason::ForcedClose));
         }
         Ok(())
+    }
+
+    /// Whether a CONNECT is not one too many. Hardly a connection has more than one, so that counting begins with the second.
+    fn may_ask_to_connect(&mut self) -> bool {
+        if !std::mem::replace(&mut self.has_asked_to_connect, true) {
+            return true;
+        }
+        let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
+        // As many as a burst has, the first included.
+        let burst = || Box::new(Bucket::full(now, limits.events_burst.saturating_sub(1)));
+        let connects = self.connects.get_or_insert_with(burst);
+        connects.take(now, limits.events_per_second_max, limits.events_burst)
     }
 
     /// Turns a client away: a CONNECT_ERROR in Socket.IO, in the plain protocol the end of the connection.

@@ -1,15 +1,12 @@
 //! What arrives: frames of a WebSocket, payloads of polling requests, and the WebSocket of an upgrade.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::payload::{self, Piece};
 use tidegate_protocol::engineio::{Packet, ParseError};
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 
 use super::close::Close;
@@ -27,30 +24,32 @@ thread_local! {
 
 /// The transport's half of a connection that only its own task touches.
 pub(crate) enum Link {
-    WebSocket(Socket),
-    Polling {
-        input: mpsc::Receiver<Input>,
-        /// The payload that is being looked at, and how far.
-        payload: Option<(Payload, usize)>,
-    },
+    WebSocket(Frames),
+    Polling(Box<Polled>),
 }
 
-/// A WebSocket to read from.
-pub(crate) struct Socket {
-    read: OwnedReadHalf,
-    frames: websocket::Decoder,
+/// What is kept of a WebSocket between two reads.
+pub(crate) struct Frames {
+    decoder: websocket::Decoder,
     /// Bytes that were read and not yet looked at.
-    unread: Vec<u8>,
+    unread: Box<[u8]>,
+}
+
+/// The requests of a polling client.
+pub(crate) struct Polled {
+    input: mpsc::Receiver<Input>,
+    /// The payload that is being looked at, and how far.
+    payload: Option<(Payload, usize)>,
 }
 
 impl Link {
-    pub(crate) fn websocket(read: OwnedReadHalf, unread: Vec<u8>, message_bytes_max: usize) -> Self {
-        let frames = websocket::Decoder::new(Role::Server, message_bytes_max);
-        Self::WebSocket(Socket { read, frames, unread })
+    pub(crate) fn websocket(unread: Vec<u8>, message_bytes_max: usize) -> Self {
+        let decoder = websocket::Decoder::new(Role::Server, message_bytes_max);
+        Self::WebSocket(Frames { decoder, unread: unread.into() })
     }
 
     pub(crate) fn polling(input: mpsc::Receiver<Input>) -> Self {
-        Self::Polling { input, payload: None }
+        Self::Polling(Box::new(Polled { input, payload: None }))
     }
 
     pub(crate) fn is_websocket(&self) -> bool {
@@ -59,18 +58,10 @@ impl Link {
 
     /// Takes nothing more from requests, and answers those that wait.
     pub(super) fn close_requests(&mut self) {
-        if let Self::Polling { input, payload } = self {
-            *payload = None;
-            input.close();
-            while input.try_recv().is_ok() {}
-        }
-    }
-
-    /// The reading half, to let the peer finish while we hang up.
-    pub(super) fn read_half(&mut self) -> Option<&mut OwnedReadHalf> {
-        match self {
-            Self::WebSocket(socket) => Some(&mut socket.read),
-            Self::Polling { .. } => None,
+        if let Self::Polling(polled) = self {
+            polled.payload = None;
+            polled.input.close();
+            while polled.input.try_recv().is_ok() {}
         }
     }
 }
@@ -91,8 +82,8 @@ impl Connection {
     pub(super) fn lift_unauthenticated_bound(&mut self) {
         let max = self.node.options.engine.payload_bytes_max;
         match &mut self.link {
-            Link::WebSocket(socket) => socket.frames = websocket::Decoder::new(Role::Server, max),
-            Link::Polling { .. } => {
+            Link::WebSocket(frames) => frames.decoder = websocket::Decoder::new(Role::Server, max),
+            Link::Polling(_) => {
                 if let Some(Engine::Polling(polling)) = self.node.engines.find(self.id) {
                     polling.joined.store(true, std::sync::atomic::Ordering::Release);
                 }
@@ -102,22 +93,22 @@ impl Connection {
 
     pub(super) fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Exit>> {
         match &mut self.link {
-            Link::WebSocket(socket) if !socket.unread.is_empty() => {
-                let mut unread = std::mem::take(&mut socket.unread);
+            Link::WebSocket(frames) if !frames.unread.is_empty() => {
+                let mut unread = std::mem::take(&mut frames.unread);
                 Poll::Ready(self.feed(&mut unread))
             }
             Link::WebSocket(_) => SCRATCH.with_borrow_mut(|scratch| self.poll_read(scratch, context)),
-            Link::Polling { payload: Some(_), .. } => Poll::Ready(self.next_piece()),
-            Link::Polling { input, payload } => match ready!(input.poll_recv(context)) {
+            Link::Polling(polled) if polled.payload.is_some() => Poll::Ready(self.next_piece()),
+            Link::Polling(polled) => match ready!(polled.input.poll_recv(context)) {
                 None => Poll::Ready(Err(Exit::because(DisconnectReason::TransportClose))),
                 Some(Input::Violation(reason)) => Poll::Ready(Err(Exit::because(reason))),
                 Some(Input::Payload(posted)) => {
-                    *payload = Some((posted, 0));
+                    polled.payload = Some((posted, 0));
                     Poll::Ready(Ok(()))
                 }
-                Some(Input::Upgraded { read, write, binary, unread }) => {
-                    self.upgrade(read, unread);
-                    self.outbox.upgrade(write, binary, &Message::engine("6"));
+                Some(Input::Upgraded { socket, binary, unread }) => {
+                    self.upgrade(unread);
+                    self.outbox.upgrade(socket, binary, &Message::engine("6"));
                     for session in &self.sessions {
                         self.node.refresh(session);
                     }
@@ -129,14 +120,14 @@ impl Connection {
 
     /// Looks at the next packet of the payload at hand.
     fn next_piece(&mut self) -> Result<(), Exit> {
-        let Link::Polling { payload, .. } = &mut self.link else { return Ok(()) };
-        let Some((posted, start)) = payload.take() else { return Ok(()) };
+        let Link::Polling(polled) = &mut self.link else { return Ok(()) };
+        let Some((posted, start)) = polled.payload.take() else { return Ok(()) };
         let rest = &posted.body[start..];
         let end = rest.find(char::from(payload::SEPARATOR));
         let handled = self.on_piece(payload::piece(&rest[..end.unwrap_or(rest.len())]));
         match (end, &mut self.link) {
-            (Some(end), Link::Polling { payload, .. }) if handled.is_ok() => {
-                *payload = Some((posted, start + end + 1));
+            (Some(end), Link::Polling(polled)) if handled.is_ok() => {
+                polled.payload = Some((posted, start + end + 1));
             }
             _ => {
                 // The request may have gone away; its payload counts all the same.
@@ -147,19 +138,16 @@ impl Connection {
     }
 
     fn poll_read(&mut self, scratch: &mut [u8], context: &mut Context<'_>) -> Poll<Result<(), Exit>> {
-        let Link::WebSocket(socket) = &mut self.link else { return Poll::Pending };
-        let mut buffer = ReadBuf::new(scratch);
-        let read = ready!(Pin::new(&mut socket.read).poll_read(context, &mut buffer));
-        Poll::Ready(match read {
+        Poll::Ready(match ready!(self.outbox.socket().poll_read(context, scratch)) {
             Err(_) => Err(Exit::because(DisconnectReason::TransportError)),
-            Ok(()) if buffer.filled().is_empty() => Err(Exit::because(DisconnectReason::TransportClose)),
-            Ok(()) => self.feed(buffer.filled_mut()),
+            Ok(0) => Err(Exit::because(DisconnectReason::TransportClose)),
+            Ok(read) => self.feed(&mut scratch[..read]),
         })
     }
 
-    fn upgrade(&mut self, read: OwnedReadHalf, unread: Vec<u8>) {
+    fn upgrade(&mut self, unread: Vec<u8>) {
         let now = self.node.clock.now_ms();
-        self.link = Link::websocket(read, unread, self.message_bytes_max());
+        self.link = Link::websocket(unread, self.message_bytes_max());
         self.heartbeat.upgraded(now);
         self.node.engines.insert(self.id, Engine::WebSocket(std::sync::Arc::clone(&self.outbox)));
         self.node.metrics.connections_polling.dec();
@@ -181,10 +169,11 @@ impl Connection {
 
     fn feed_messages(&mut self, input: &mut websocket::Input<'_>, corked: &mut bool) -> Result<(), Exit> {
         loop {
-            let Link::WebSocket(socket) = &mut self.link else { return Ok(()) };
+            let Link::WebSocket(frames) = &mut self.link else { return Ok(()) };
             // The decoder is taken out for the time of one message, which may borrow from it.
-            let mut frames = std::mem::replace(&mut socket.frames, websocket::Decoder::new(Role::Server, 0));
-            let handled = match frames.next(input) {
+            let mut decoder =
+                std::mem::replace(&mut frames.decoder, websocket::Decoder::new(Role::Server, 0));
+            let handled = match decoder.next(input) {
                 Ok(None) => Ok(false),
                 Ok(Some(incoming)) => self.on_incoming(incoming).map(|()| true),
                 Err(violation) => {
@@ -192,8 +181,8 @@ impl Connection {
                     Err(Exit { reason: DisconnectReason::TransportError, close })
                 }
             };
-            if let Link::WebSocket(socket) = &mut self.link {
-                socket.frames = frames;
+            if let Link::WebSocket(frames) = &mut self.link {
+                frames.decoder = decoder;
             }
             if !handled? {
                 return Ok(());
@@ -204,8 +193,8 @@ impl Connection {
                 self.outbox.cork();
             }
             if self.is_held() {
-                if let Link::WebSocket(socket) = &mut self.link {
-                    socket.unread = input.remaining().to_vec();
+                if let Link::WebSocket(frames) = &mut self.link {
+                    frames.unread = input.remaining().into();
                 }
                 return Ok(());
             }

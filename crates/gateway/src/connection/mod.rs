@@ -16,12 +16,13 @@ mod input;
 mod packet;
 mod plain;
 
-use std::future::poll_fn;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tidegate_core::registry::{EvictReason, Evicted};
 use tidegate_core::{DisconnectReason, Namespace};
 use tidegate_protocol::engineio::{Beat, Heartbeat};
@@ -46,7 +47,7 @@ use crate::session::Session;
 
 /// Messages handled in one go before other tasks of the worker get their turn: a millisecond or less, even when each
 /// is answered. A client that floods its node must not be felt by others.
-const MESSAGES_PER_TURN: usize = 64;
+const MESSAGES_PER_TURN: u8 = 64;
 
 /// Sessions of one connection. Pages use one to three namespaces; each costs two subscriptions.
 const SESSIONS_MAX: usize = 64;
@@ -121,22 +122,22 @@ pub(crate) struct Connection {
     link: Link,
     shard: u32,
     speech: Speech,
-    sessions: Vec<Arc<Session>>,
+    /// One as a rule.
+    sessions: SmallVec<[Arc<Session>; 1]>,
     heartbeat: Heartbeat,
     /// When the connection is closed for want of a namespace; gone with the first one joined.
-    connect_deadline_ms: Option<u64>,
-    /// When the connection is closed if it still has no namespace: its last session was ended by the node, and the
-    /// client, who is told so first, hangs up by itself as a rule.
-    hang_up_ms: Option<u64>,
+    connect_deadline_ms: Option<NonZeroU64>,
     /// The deadline that the timer knows.
     armed_ms: u64,
     events: Bucket,
-    /// CONNECTs, by the same measure and apart from events.
-    connects: Bucket,
+    /// Its client has asked for a namespace once.
+    has_asked_to_connect: bool,
+    /// CONNECTs behind the first, by the same measure as events and apart from them.
+    connects: Option<Box<Bucket>>,
     /// Messages that may still be handled in this turn.
-    turn: usize,
-    /// Namespaces that the node ended; what the client sent there before it heard of it is ignored.
-    ended: Vec<Namespace>,
+    turn: u8,
+    /// What the node has ended of its sessions.
+    ended: Option<Box<Ended>>,
     /// What must be over before more input is looked at.
     busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
     /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
@@ -146,8 +147,18 @@ pub(crate) struct Connection {
     /// There may be something for the courier to do.
     has_news: bool,
     /// Whose turn it is to be read for.
-    courier_turn: usize,
+    courier_turn: u8,
     _admitted: Admitted,
+}
+
+/// The sessions of a connection that its node ended.
+#[derive(Default)]
+struct Ended {
+    /// Their namespaces; what the client sent there before it heard of it is ignored.
+    namespaces: Vec<Namespace>,
+    /// When the connection is closed if it still has no namespace: its last session was ended by the node, and the
+    /// client, who is told so first, hangs up by itself as a rule.
+    hang_up_ms: Option<u64>,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -157,6 +168,37 @@ fn millis(duration: Duration) -> u64 {
 /// The configuration bounds both to a day.
 fn millis_u32(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// A connection's life, and what is left to do when it is over. Written by hand, since an async block keeps what it was
+/// given beside what it does with it, and so would be twice the size of a connection.
+pub(crate) enum Life {
+    Open(Connection),
+    /// As large as everything else of an idle connection, and needed only once.
+    Ending(Pin<Box<dyn Future<Output = DisconnectReason> + Send>>),
+    Over,
+}
+
+impl Future for Life {
+    type Output = DisconnectReason;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<DisconnectReason> {
+        let life = self.get_mut();
+        if let Self::Open(connection) = life {
+            let exit = ready!(connection.poll(context));
+            if let Self::Open(connection) = std::mem::replace(life, Self::Over) {
+                *life = Self::Ending(Box::pin(connection.end(exit)));
+            }
+        }
+        match life {
+            Self::Ending(end) => {
+                let reason = ready!(end.as_mut().poll(context));
+                *life = Self::Over;
+                Poll::Ready(reason)
+            }
+            Self::Open(_) | Self::Over => Poll::Pending,
+        }
+    }
 }
 
 impl Speech {
@@ -185,15 +227,15 @@ impl Connection {
             shard: node.hub.assign(),
             link,
             speech,
-            sessions: Vec::new(),
+            sessions: SmallVec::new(),
             heartbeat: Heartbeat::new(now, millis_u32(engine.ping_interval), millis_u32(engine.ping_timeout)),
-            connect_deadline_ms: Some(now + connect_timeout_ms),
-            hang_up_ms: None,
+            connect_deadline_ms: NonZeroU64::new(now + connect_timeout_ms),
             armed_ms: u64::MAX,
             events: Bucket::full(now, node.options.limits.events_burst),
-            connects: Bucket::full(now, node.options.limits.events_burst),
+            has_asked_to_connect: false,
+            connects: None,
             turn: 0,
-            ended: Vec::new(),
+            ended: None,
             busy: None,
             deferred: None,
             errand: None,
@@ -206,13 +248,9 @@ impl Connection {
         }
     }
 
-    /// Lives until the peer, the node or the cluster ends it.
-    pub(crate) async fn run(mut self) -> DisconnectReason {
-        let exit = poll_fn(|context| self.poll(context)).await;
-        let reason = exit.reason;
-        // Its future is as large as everything else of an idle connection, and needed only once.
-        Box::pin(self.end(exit)).await;
-        reason
+    /// Lives until the peer, the node or the cluster ends it, and says why it ended.
+    pub(crate) fn run(self) -> Life {
+        Life::Open(self)
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
@@ -275,7 +313,7 @@ impl Connection {
                 Beat::Dead => return Err(Exit::because(DisconnectReason::PingTimeout)),
             }
         };
-        if let Some(deadline) = self.connect_deadline_ms {
+        if let Some(deadline) = self.connect_deadline_ms.map(NonZeroU64::get) {
             if now < deadline {
                 next = next.min(deadline);
             } else if self.busy.is_none() {
@@ -289,25 +327,29 @@ impl Connection {
         if let Some(expires_ms) = self.expire(now)? {
             next = next.min(expires_ms);
         }
-        if let Some(hang_up_ms) = self.hang_up_ms {
-            if !self.sessions.is_empty() {
-                self.hang_up_ms = None;
-            } else if self.busy.is_some() {
-                // It is coming back, which may take as long as a fence.
-                let hang_up_ms = now + HANG_UP_MS;
-                self.hang_up_ms = Some(hang_up_ms);
-                next = next.min(hang_up_ms);
-            } else if now >= hang_up_ms {
-                return Err(Exit::because(DisconnectReason::ServerNamespaceDisconnect));
-            } else {
-                next = next.min(hang_up_ms);
-            }
+        if let Some(hang_up_ms) = self.hang_up(now)? {
+            next = next.min(hang_up_ms);
         }
         // A deadline that the timer still knows, and that is no later, wakes the connection in time to look again.
         if self.armed_ms <= now || next < self.armed_ms {
             self.arm(next);
         }
         Ok(())
+    }
+
+    /// When the client must have hung up whose last session was ended.
+    fn hang_up(&mut self, now: u64) -> Result<Option<u64>, Exit> {
+        let Some(ended) = &mut self.ended else { return Ok(None) };
+        let Some(hang_up_ms) = ended.hang_up_ms else { return Ok(None) };
+        if !self.sessions.is_empty() {
+            ended.hang_up_ms = None;
+        } else if self.busy.is_some() {
+            // It is coming back, which may take as long as a fence.
+            ended.hang_up_ms = Some(now + HANG_UP_MS);
+        } else if now >= hang_up_ms {
+            return Err(Exit::because(DisconnectReason::ServerNamespaceDisconnect));
+        }
+        Ok(ended.hang_up_ms)
     }
 
     fn arm(&mut self, at_ms: u64) {
@@ -364,12 +406,13 @@ impl Connection {
                 let reason = DisconnectReason::ServerNamespaceDisconnect;
                 return Err(Exit { reason, close: Some(Close::evicted(evicted.reason)) });
             }
-            if self.ended.len() == ENDED_MAX {
-                self.ended.remove(0);
+            let ended = self.ended.get_or_insert_default();
+            if ended.namespaces.len() == ENDED_MAX {
+                ended.namespaces.remove(0);
             }
-            self.ended.push(session.namespace.clone());
+            ended.namespaces.push(session.namespace.clone());
             if self.sessions.is_empty() {
-                self.hang_up_ms = Some(self.node.clock.now_ms() + HANG_UP_MS);
+                ended.hang_up_ms = Some(self.node.clock.now_ms() + HANG_UP_MS);
             }
         }
         Ok(())

@@ -64,10 +64,16 @@ impl Connection {
                 Ok(())
             }
             // On its way before the client could hear that the node ended the session.
-            (packet, None) if self.ended.iter().any(|ended| ended.as_str() == packet.namespace()) => Ok(()),
+            (packet, None) if self.has_ended(packet.namespace()) => Ok(()),
             // A second CONNECT, or anything for a namespace that was not joined.
             _ => Err(forced_close),
         }
+    }
+
+    /// Whether the node has ended a session there, and its client has not asked for another since.
+    fn has_ended(&self, namespace: &str) -> bool {
+        let mut ended = self.ended.iter().flat_map(|ended| &ended.namespaces);
+        ended.any(|ended| ended.as_str() == namespace)
     }
 
     /// The parser of a client of Socket.IO, known from its first packet on.

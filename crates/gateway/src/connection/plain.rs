@@ -14,8 +14,8 @@ use crate::bucket::Bucket;
 use crate::inbox::Receipt;
 use crate::message::Message;
 use crate::namespaces::Operation;
-use crate::node::Inner;
 use crate::operation::NIL;
+use crate::options::Limits;
 use crate::reply::{Question, Refusal, bare_reply};
 
 /// The text by which a client asks whether the node is there, and what it is answered.
@@ -28,13 +28,20 @@ const NO_ARGUMENTS: &[u8] = &[0x90];
 /// What is known of a client of the plain protocol.
 pub(crate) struct Plain {
     format: Format,
-    /// What may still be dropped of what it sends without asking how it went.
-    pub(super) dropped: Bucket,
+    /// What may still be dropped of what it sends without asking how it went, once something was.
+    dropped: Option<Box<Bucket>>,
 }
 
 impl Plain {
-    pub(crate) fn new(format: Format, node: &Inner) -> Self {
-        Self { format, dropped: Bucket::full(node.clock.now_ms(), node.options.limits.events_burst) }
+    pub(crate) const fn new(format: Format) -> Self {
+        Self { format, dropped: None }
+    }
+
+    /// Whether one more message of its client's may be dropped unsaid.
+    pub(super) fn may_drop(&mut self, now_ms: u64, limits: &Limits) -> bool {
+        let full = || Box::new(Bucket::full(now_ms, limits.events_burst));
+        let dropped = self.dropped.get_or_insert_with(full);
+        dropped.take(now_ms, limits.events_per_second_max, limits.events_burst)
     }
 
     pub(super) const fn format(&self) -> Format {

@@ -14,6 +14,7 @@ use super::*;
 use crate::engines::{Input, Payload};
 use crate::outbox::{Binary, Poll as Polled};
 use crate::rig::Rig;
+use crate::socket::Socket;
 
 fn connection(node: &Arc<Inner>, outbox: &Arc<Outbox>, link: Link, speech: Speech) -> Connection {
     let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
@@ -96,10 +97,10 @@ async fn evicted_and_closed(rig: &Rig, speech: Speech, hello: &str, reason: Disc
     let node = rig.inner();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (read, write) = listener.accept().await.unwrap().0.into_split();
-    let outbox = Outbox::websocket(write, Binary::Frames, 1 << 20, Arc::clone(&node.metrics));
+    let socket = Socket::new(listener.accept().await.unwrap().0);
+    let outbox = Outbox::websocket(socket, Binary::Frames, 1 << 20, Arc::clone(&node.metrics));
     let outbox = Arc::new(outbox);
-    let link = Link::websocket(read, Vec::new(), 1 << 20);
+    let link = Link::websocket(Vec::new(), 1 << 20);
     let connection = connection(node, &outbox, link, speech);
     node.spawn(Arc::clone(&outbox), connection.run());
     let hello = websocket::frame_masked(Opcode::Text, hello.as_bytes(), [1, 2, 3, 4]);
@@ -121,7 +122,7 @@ const COME_BACK: [DisconnectReason; 2] =
 async fn whoever_is_evicted_hears_it_also_when_its_connection_ends_for_another_reason() {
     let rig = Rig::start(&Exchange::new(), "a").await;
     for reason in COME_BACK {
-        let speech = Speech::Plain(Plain::new(Format::Json, rig.inner()));
+        let speech = Speech::Plain(Plain::new(Format::Json));
         let hello = r#"{"op":"connect","auth":{"user":"ann"}}"#;
         let last = evicted_and_closed(&rig, speech, hello, reason).await;
         let told = br#"{"op":"evicted","reason":"replaced"}"#;

@@ -3,10 +3,12 @@
 //! A member list is a dense array of what the fan-out needs per receiver. Every session remembers its position in
 //! each of its lists, so that leaving is one swap whatever the room's size.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 use foldhash::HashMapExt as _;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use slab::Slab;
 use tidegate_core::{Namespace, Publication, Room, Rooms, SessionId};
@@ -29,7 +31,9 @@ impl Shard {
 
 pub(super) struct State {
     sessions: Slab<Member>,
-    by_id: HashMap<SessionId, u32>,
+    /// The slots of `sessions` by the ids of who sits there.
+    by_id: HashTable<u32>,
+    hasher: foldhash::fast::RandomState,
     namespaces: HashMap<Namespace, Local>,
 }
 
@@ -84,7 +88,12 @@ fn position(index: usize) -> u32 {
 
 impl State {
     fn new() -> Self {
-        Self { sessions: Slab::new(), by_id: HashMap::new(), namespaces: HashMap::new() }
+        Self {
+            sessions: Slab::new(),
+            by_id: HashTable::new(),
+            hasher: foldhash::fast::RandomState::default(),
+            namespaces: HashMap::new(),
+        }
     }
 
     /// Seats the session that `make` makes of its seat.
@@ -100,14 +109,21 @@ impl State {
         let all_position = position(local.all.len());
         vacant.insert(Member { session: Arc::clone(&session), all_position, rooms: Vec::new() });
         local.all.push(Receiver { outbox: Arc::clone(&session.outbox), slot, dialect: session.dialect });
-        self.by_id.insert(session.id, slot);
+        let Self { sessions, by_id, hasher, .. } = self;
+        let hash = |slot: &u32| hasher.hash_one(sessions[index(*slot)].session.id);
+        by_id.insert_unique(hasher.hash_one(session.id), slot, hash);
         session
     }
 
     /// The session of that id.
     pub(super) fn find(&self, id: SessionId) -> Option<&Arc<Session>> {
-        let slot = self.by_id.get(&id)?;
-        self.sessions.get(index(*slot)).map(|member| &member.session)
+        self.sessions.get(index(self.slot(id)?)).map(|member| &member.session)
+    }
+
+    fn slot(&self, id: SessionId) -> Option<u32> {
+        let is_its =
+            |slot: &u32| self.sessions.get(index(*slot)).is_some_and(|member| member.session.id == id);
+        self.by_id.find(self.hasher.hash_one(id), is_its).copied()
     }
 
     /// Every session of the shard.
@@ -140,7 +156,9 @@ impl State {
     pub(super) fn remove(&mut self, slot: u32, id: SessionId) -> Option<Vec<Room>> {
         self.member(slot, id)?;
         let member = self.sessions.remove(index(slot));
-        self.by_id.remove(&id);
+        if let Ok(entry) = self.by_id.find_entry(self.hasher.hash_one(id), |at| *at == slot) {
+            entry.remove();
+        }
         let namespace = &member.session.namespace;
         let local = self.namespaces.get_mut(namespace)?;
         local.all.swap_remove(index(member.all_position));
@@ -252,8 +270,8 @@ impl State {
             return Members::Room(members);
         }
         let socket = SessionId::parse(room.as_str())
-            .and_then(|id| self.by_id.get(&id))
-            .and_then(|slot| Some((*slot, self.sessions.get(index(*slot))?)))
+            .and_then(|id| self.slot(id))
+            .and_then(|slot| Some((slot, self.sessions.get(index(slot))?)))
             // The socket of another namespace is no member here.
             .and_then(|(slot, member)| {
                 local.all.get(index(member.all_position)).filter(|receiver| receiver.slot == slot)

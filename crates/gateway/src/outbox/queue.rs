@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf as _, Bytes};
-use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::message::Message;
+use crate::socket::Socket;
 
 /// Slices of one vectored write. The kernel takes 1,024; past 64 the gain per message is lost in the noise, and the
 /// array must fit a stack frame.
@@ -54,38 +54,77 @@ impl Item {
 #[derive(Default)]
 pub(super) struct Sent {
     pub(super) weight: usize,
-    pub(super) volatile: usize,
+    pub(super) volatile: u32,
 }
 
-/// Writes up to [`SLICES_MAX`] items at once and removes what was taken.
-pub(super) fn write_queue(stream: &OwnedWriteHalf, queue: &mut VecDeque<Item>) -> io::Result<Sent> {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-    let mut count = 0;
-    for (slice, item) in slices.iter_mut().zip(queue.iter()) {
-        *slice = IoSlice::new(&item.bytes);
-        count += 1;
+/// What waits for one socket, the oldest first.
+#[derive(Default)]
+pub(super) struct Queue(VecDeque<Item>);
+
+impl Queue {
+    pub(super) fn push(&mut self, item: Item) {
+        self.0.push_back(item);
     }
-    let written = stream.try_write_vectored(&slices[..count])?;
-    if written == 0 {
-        return Err(io::ErrorKind::WriteZero.into());
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
-    let (mut sent, mut rest) = (Sent::default(), written);
-    while rest > 0 {
-        let Some(front) = queue.front_mut() else { break };
-        if front.volatile {
-            front.volatile = false;
-            sent.volatile += 1;
+
+    pub(super) fn weight(&self) -> usize {
+        self.0.iter().map(Item::weight).sum()
+    }
+
+    /// Drops what may still be dropped; returns how many messages that were, and what they weighed.
+    pub(super) fn drop_volatile(&mut self) -> (u64, usize) {
+        let (mut messages, mut weight) = (0, 0);
+        self.0.retain(|item| {
+            if item.volatile {
+                messages += 1;
+                weight += item.weight();
+            }
+            !item.volatile
+        });
+        (messages, weight)
+    }
+
+    /// Takes the first item, if some of it has left already.
+    pub(super) fn take_started(&mut self) -> Option<Item> {
+        self.0.pop_front().filter(|item| item.started)
+    }
+
+    /// Writes up to [`SLICES_MAX`] items at once and removes what was taken.
+    pub(super) fn write(&mut self, socket: &Socket) -> io::Result<Sent> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let mut count = 0;
+        for (slice, item) in slices.iter_mut().zip(self.0.iter()) {
+            *slice = IoSlice::new(&item.bytes);
+            count += 1;
         }
-        if rest >= front.bytes.len() {
-            rest -= front.bytes.len();
-            sent.weight += front.weight();
-            queue.pop_front();
-        } else {
-            front.bytes.advance(rest);
-            front.started = true;
-            sent.weight += rest;
-            rest = 0;
+        let written = match &slices[..count] {
+            [one] => socket.write(one)?,
+            several => socket.write_vectored(several)?,
+        };
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
         }
+        let (mut sent, mut rest) = (Sent::default(), written);
+        while rest > 0 {
+            let Some(front) = self.0.front_mut() else { break };
+            if front.volatile {
+                front.volatile = false;
+                sent.volatile += 1;
+            }
+            if rest >= front.bytes.len() {
+                rest -= front.bytes.len();
+                sent.weight += front.weight();
+                self.0.pop_front();
+            } else {
+                front.bytes.advance(rest);
+                front.started = true;
+                sent.weight += rest;
+                rest = 0;
+            }
+        }
+        Ok(sent)
     }
-    Ok(sent)
 }

@@ -13,9 +13,7 @@ use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::{NOOP_TICK_MS, Probe, ProbeStep, Refusal, Transport};
 use tidegate_protocol::plain::Format;
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{open_packet, refuse};
 use crate::connection::{Connection, Link, Plain, Speech, UNAUTHENTICATED_BYTES_MAX};
@@ -23,6 +21,7 @@ use crate::engines::{Engine, EngineId, Exclusive, Input, Polling};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::{Binary, Outbox};
+use crate::socket::Socket;
 
 /// How long the switch of protocols may take once it is answered: the client has the answer in its hands.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,17 +34,16 @@ const PROBE_BYTES_MAX: usize = 128;
 
 /// The raw connection under a WebSocket, and what the client sent behind its request.
 struct Raw {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+    socket: Socket,
     unread: Vec<u8>,
 }
 
 impl Raw {
     /// Says goodbye, unless the peer does not even take that.
-    async fn hang_up(&mut self) {
+    async fn hang_up(&self) {
         let goodbye = websocket::close(None, "");
         // Whether the peer still hears it does not matter.
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.write.write_all(&goodbye)).await;
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.socket.write_all(&goodbye)).await;
     }
 }
 
@@ -75,9 +73,8 @@ async fn raw(future: UpgradeFut) -> Option<Raw> {
     };
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
-            let (read, write) = parts.io.into_inner().into_split();
             // A copy, since the buffer it stands in is hyper's 8 KiB.
-            Some(Raw { read, write, unread: parts.read_buf.to_vec() })
+            Some(Raw { socket: Socket::new(parts.io.into_inner()), unread: parts.read_buf.to_vec() })
         }
         Err(_) => {
             tracing::error!("an upgraded connection is no TCP stream");
@@ -114,7 +111,7 @@ pub(super) fn open(
             Opening::Plain(_) => Binary::Frames,
         };
         let outbox =
-            Arc::new(Outbox::websocket(raw.write, binary, outbox_bytes_max, Arc::clone(&node.metrics)));
+            Arc::new(Outbox::websocket(raw.socket, binary, outbox_bytes_max, Arc::clone(&node.metrics)));
         node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
         node.metrics.connections_websocket.inc();
         let speech = match opening {
@@ -122,11 +119,11 @@ pub(super) fn open(
                 outbox.push(&Message::engine_owned(open_packet(&node, id, Transport::WebSocket)));
                 Speech::socket_io(&node)
             }
-            Opening::Plain(format) => Speech::Plain(Plain::new(format, &node)),
+            Opening::Plain(format) => Speech::Plain(Plain::new(format)),
         };
         let max = node.options.engine.payload_bytes_max;
         let max = if node.options.auth.is_open() { max } else { max.min(UNAUTHENTICATED_BYTES_MAX) };
-        let link = Link::websocket(raw.read, raw.unread, max);
+        let link = Link::websocket(raw.unread, max);
         let connection = Connection::new(Arc::clone(&node), outbox, id, link, speech, admitted);
         // A task of its own, which is as small as an idle connection; this one held the upgrade.
         node.spawn(Arc::clone(&connection.outbox), connection.run());
@@ -141,7 +138,7 @@ pub(super) fn turn_away(node: &Inner, request: Request<Body>) -> Response {
         Err(refusal) => return refuse(refusal, true),
     };
     node.requests.spawn(async move {
-        if let Some(mut raw) = raw(future).await {
+        if let Some(raw) = raw(future).await {
             raw.hang_up().await;
         }
     });
@@ -178,9 +175,9 @@ pub(super) fn probe(
         };
         if moved {
             polling.moved.store(true, Ordering::Release);
-            let Raw { read, write, unread } = raw;
+            let Raw { socket, unread } = raw;
             // A connection that has ended drops the WebSocket, and the client hears that it is gone.
-            let _ = polling.input.send(Input::Upgraded { read, write, binary, unread }).await;
+            let _ = polling.input.send(Input::Upgraded { socket, binary, unread }).await;
         } else {
             tracing::debug!(?id, "an upgrade failed; its client goes on polling");
             drop(upgrading);
@@ -206,7 +203,7 @@ async fn converse(raw: &mut Raw, polling: &Polling) -> bool {
                 Step::More(reply) => {
                     if let Some(reply) = reply
                         && raw
-                            .write
+                            .socket
                             .write_all(&websocket::frame(Opcode::Text, reply.as_bytes()))
                             .await
                             .is_err()
@@ -223,13 +220,12 @@ async fn converse(raw: &mut Raw, polling: &Polling) -> bool {
                 Step::Failed => return false,
             }
         }
-        bytes.reserve(PROBE_BYTES_MAX);
+        let mut buffer = [0; PROBE_BYTES_MAX];
         tokio::select! {
-            read = raw.read.read_buf(&mut bytes) => {
-                if !matches!(read, Ok(1..)) {
-                    return false;
-                }
-            }
+            read = raw.socket.read(&mut buffer) => match read {
+                Ok(read @ 1..) => bytes.extend_from_slice(&buffer[..read]),
+                _ => return false,
+            },
             _ = tick.tick(), if probe.is_answered() => polling.outbox.answer_poll(&Message::engine("6")),
         }
     }

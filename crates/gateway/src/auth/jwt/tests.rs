@@ -6,6 +6,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use tidegate_msgpack::write;
 
+use super::super::DEVICE_DEFAULT;
 use super::*;
 use crate::auth::Authenticator;
 
@@ -165,16 +166,16 @@ fn expiry_is_honoured_with_its_leeway() {
     let token = hs256(&json!({ "sub": "ann", "exp": NOW_S }));
     let at = |unix_ms| identify_in("/", secret(), &token, None, unix_ms);
     let last_ms = (NOW_S + EXPIRY_LEEWAY_S) * 1000 - 1;
-    assert_eq!(at(last_ms).unwrap().expires_at, Some(NOW_S));
+    assert_eq!(at(last_ms).unwrap().expires_at, NonZeroU64::new(NOW_S));
     assert_eq!(at(last_ms + 1).unwrap_err().code, ErrorCode::TokenExpired);
 
     let fraction = hs256(&json!({ "sub": "ann", "exp": NOW_S as f64 + 0.9 }));
-    assert_eq!(identify(secret(), &fraction).unwrap().expires_at, Some(NOW_S));
+    assert_eq!(identify(secret(), &fraction).unwrap().expires_at, NonZeroU64::new(NOW_S));
     for long_ago in [json!(-1), json!(0), json!(-1.5)] {
         assert_eq!(refusal(&json!({ "sub": "ann", "exp": long_ago })).code, ErrorCode::TokenExpired);
     }
     let far = hs256(&json!({ "sub": "ann", "exp": u64::MAX }));
-    assert_eq!(identify(secret(), &far).unwrap().expires_at, Some(u64::MAX));
+    assert_eq!(identify(secret(), &far).unwrap().expires_at, NonZeroU64::new(u64::MAX));
 }
 
 #[test]
