@@ -57,15 +57,20 @@ impl Publisher {
         Ok(Publisher { line, bytes, next: 0, oldest: 0 })
     }
 
+    /// How many messages it has published.
+    pub(crate) fn published(&self) -> u64 {
+        self.next
+    }
+
     /// Publishes `count` messages. With `in_flight` under way, the next leaves when the oldest has reached everyone.
-    /// Waits for all deliveries, or for them to stall. How many were published.
+    /// Waits for all deliveries, or for them to stall.
     pub(crate) async fn closed(
         &mut self,
         crew: &mut Crew,
         progress: &Progress,
         in_flight: u64,
         count: u64,
-    ) -> anyhow::Result<u64> {
+    ) -> anyhow::Result<()> {
         let (begin, end) = (self.next, self.next + count);
         let everyone = crew.len();
         // How many workers have yet to say that their share has message n, at n modulo the number in flight.
@@ -100,7 +105,7 @@ impl Publisher {
                 break;
             }
         }
-        Ok(self.next - begin)
+        Ok(())
     }
 
     /// Publishes `count` messages at `rate` per second, whatever becomes of them, and waits until they have reached

@@ -64,7 +64,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     if let Some(rate) = options.rate {
         record.setting.add("connects per second", rate.to_string());
     }
-    record.setting.add("stay, ms", options.stay.to_string());
+    record.setting.add("stay", format!("{} ms", options.stay));
     record.setting.add("room", if options.room.is_some() { "yes" } else { "no" });
     record.setting.add("users", if options.users { "yes" } else { "no" });
     rates(&mut record, &phase.spent, phase.tally.done, "connects", "connect");

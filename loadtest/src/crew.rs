@@ -23,7 +23,7 @@ pub(crate) struct Crew {
     done: Arc<Done>,
     progress: Progress,
     /// The tasks that work, or that speak to the processes that do.
-    _running: JoinSet<()>,
+    running: JoinSet<()>,
 }
 
 struct Worker {
@@ -58,7 +58,7 @@ impl Crew {
             reports,
             done: Arc::default(),
             progress: progress.clone(),
-            _running: JoinSet::new(),
+            running: JoinSet::new(),
         };
         for (at, job) in jobs.into_iter().enumerate() {
             let (orders, inbound) = mpsc::channel(ORDERS_MAX);
@@ -66,10 +66,10 @@ impl Crew {
             let pid = if in_processes {
                 let child = spawn(threads).context("failed to start a process of this tool")?;
                 let pid = child.id();
-                crew._running.spawn(speak(child, inbound, reports));
+                crew.running.spawn(speak(child, inbound, reports));
                 pid
             } else {
-                crew._running.spawn(work(Port { orders: inbound, reports }));
+                crew.running.spawn(work(Port { orders: inbound, reports }));
                 None
             };
             orders.send(Order::Job(Box::new(job))).await.ok().context("a worker ended at once")?;

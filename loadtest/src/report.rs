@@ -11,8 +11,16 @@ use crate::record::{Record, number};
 const STYLE: &str = include_str!("report/page.css");
 const SCRIPT: &str = include_str!("report/plots.js");
 /// Figures that say how a run went and not how good the server is, which is what bars would compare.
-const NOT_COMPARED: [&str; 4] =
-    ["seconds", "opening, seconds", "resident bytes before", "resident bytes after"];
+const NOT_COMPARED: [&str; 8] = [
+    "seconds",
+    "opening, seconds",
+    "resident bytes before",
+    "resident bytes after",
+    "deliveries",
+    "round trips",
+    "connects",
+    "server CPU, share of the kernel",
+];
 
 /// What a plot is drawn from.
 #[derive(Serialize)]
@@ -140,9 +148,12 @@ pub(crate) fn comparison(comparison: &Comparison, base: &str) -> anyhow::Result<
                 .map(|(label, values)| (label, median(values), values.len()))
                 .collect();
             let most = bars.iter().map(|(_, middle, _)| middle.abs()).fold(0.0, f64::max);
+            if most == 0.0 {
+                continue;
+            }
             write!(body, "<h3>{}</h3><table class=\"bars\"><tbody>", escaped(name))?;
             for (label, middle, count) in bars {
-                let share = if most > 0.0 { middle.abs() / most * 100.0 } else { 0.0 };
+                let share = middle.abs() / most * 100.0;
                 let ratio =
                     runs.ratio(label, name, base).map_or(String::new(), |ratio| format!("{ratio:.3} x"));
                 let class = if label == base { " class=\"base\"" } else { "" };

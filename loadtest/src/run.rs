@@ -105,8 +105,10 @@ impl<'a> Run<'a> {
 
     /// Lets the crew do what it is there for, for so long, and waits until what is under way has ended.
     pub(crate) async fn timed(&mut self, what: &str, seconds: f64) -> anyhow::Result<Phase> {
-        let before = self.begin(what, (seconds * 10.0) as u64).await?;
-        let (began, duration) = (Instant::now(), Duration::from_secs_f64(seconds));
+        let duration = Duration::from_secs_f64(seconds);
+        self.progress.timed(what, duration);
+        let before = self.start(what).await?;
+        let (began, done_before) = (Instant::now(), self.crew.done().count());
         let mut shown = began;
         loop {
             tokio::select! {
@@ -114,9 +116,10 @@ impl<'a> Run<'a> {
                 () = sleep_until(began + duration) => break,
                 event = self.crew.next() => { event?; }
             }
-            if shown.elapsed() > Duration::from_millis(100) {
+            if shown.elapsed() > Duration::from_millis(250) {
                 shown = Instant::now();
-                self.progress.set((began.elapsed().as_secs_f64() * 10.0) as u64);
+                let done = self.crew.done().count().saturating_sub(done_before) as f64;
+                self.progress.pass(what, began.elapsed(), done / began.elapsed().as_secs_f64());
             }
         }
         self.halt(&before).await
@@ -125,6 +128,10 @@ impl<'a> Run<'a> {
     /// A part of the run begins, which has an end that the progress may show.
     pub(crate) async fn begin(&mut self, what: &str, total: u64) -> anyhow::Result<Reading> {
         self.progress.phase(what, total);
+        self.start(what).await
+    }
+
+    async fn start(&mut self, what: &str) -> anyhow::Result<Reading> {
         let before = self.meter.read()?;
         self.watch.enter(what);
         self.crew.order(Order::Start).await?;

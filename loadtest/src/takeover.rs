@@ -92,7 +92,8 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
 
     watch.leave();
     crowd.progress.end();
-    let load = takeover_spent.busyness(target.threads);
+    // What the others are given to come to an end is not the tool's time.
+    let load = Spent { seconds: takeover.seconds, ..takeover_spent.clone() }.busyness(target.threads);
     let growth = |before: Option<u64>, after: Option<u64>, count: u32| {
         before.zip(after).map(|(before, after)| (after as f64 - before as f64) / f64::from(count))
     };
