@@ -59,6 +59,9 @@ pub(crate) enum Poll {
     Gone,
 }
 
+/// There is one for every connection: with the counts of its `Arc` it fits 160 bytes of the allocator.
+const _: () = assert!(size_of::<Outbox>() <= 144);
+
 /// The one way out of a connection. The hub, the timer and the drain hold outboxes and never connections.
 pub(crate) struct Outbox {
     state: Mutex<State>,

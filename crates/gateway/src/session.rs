@@ -42,6 +42,9 @@ pub(crate) struct Seat {
     pub(crate) slot: u32,
 }
 
+/// With the counts of its `Arc` it fits 224 bytes of the allocator.
+const _: () = assert!(size_of::<Session>() <= 208);
+
 /// A client in one namespace. Its connection acts for it; whoever evicts it may be any task.
 pub(crate) struct Session {
     pub(crate) id: SessionId,

@@ -118,28 +118,26 @@ mod tests {
         let (socket, mut peer) = pair().await;
         let sent: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         let expected = sent.clone();
-        let writer = tokio::spawn(async move {
+        let writing = async move {
             for piece in sent.chunks(7_777) {
                 peer.write_all(piece).await.unwrap();
                 tokio::task::yield_now().await;
             }
-        });
-        let (mut read, mut size) = (Vec::new(), 1);
-        loop {
-            // Full buffers, and ones that are larger than what has come.
-            size = size % 9_000 + 997;
-            let mut buffer = vec![0; size];
-            let count = tokio::time::timeout(Duration::from_secs(5), socket.read(&mut buffer))
-                .await
-                .unwrap()
-                .unwrap();
-            if count == 0 {
-                break;
+        };
+        let reading = async {
+            let (mut read, mut size) = (Vec::new(), 1);
+            loop {
+                // Full buffers, and ones that are larger than what has come.
+                size = size % 9_000 + 997;
+                let mut buffer = vec![0; size];
+                match socket.read(&mut buffer).await.unwrap() {
+                    0 => return read,
+                    count => read.extend_from_slice(&buffer[..count]),
+                }
             }
-            read.extend_from_slice(&buffer[..count]);
-        }
-        writer.await.unwrap();
-        assert_eq!(read, expected);
+        };
+        let both = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(writing, reading).1 });
+        assert_eq!(both.await.unwrap(), expected);
     }
 
     #[tokio::test]
