@@ -91,6 +91,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let mut watch = Watch::begin(subjects(&target.pids, None, &own), course.done.clone());
 
     let send = |(_, connection)| Sender::new(connection).live(course.clone());
+    watch.enter("opening");
     progress.phase("opening senders", senders.into());
     let mut sending = nodes.open(senders, target, &progress, |sender| format!("s{sender}"), send).await?;
     let bytes_before = meter.redis_bytes().await?;
@@ -101,6 +102,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let store = Leg::run("store", stored, &course, &mut meter, begin, is_over).await?;
     let bytes_after = meter.redis_bytes().await?;
 
+    watch.enter("opening");
     progress.phase("opening recipients", users.into());
     let receive = |(user, connection)| Recipient::new(user, connection, &course).live(course.clone());
     let mut receiving = nodes.open(users, target, &progress, recipient, receive).await?;

@@ -77,6 +77,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let mut meter = Meter::new(&target.pids, own.clone(), options.redis.as_deref(), None)?;
     let done = Arc::new(Done::default());
     let mut watch = Watch::begin(subjects(&target.pids, None, &own), done.clone());
+    watch.enter("opening");
     let bytes_before = meter.redis_bytes().await?;
     let mut crowd = Crowd::open(target, options, users, done).await?;
     let bytes_open = meter.redis_bytes().await?;

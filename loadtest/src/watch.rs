@@ -195,10 +195,12 @@ fn course(subjects: &[Subject], looks: &[Look], spans: Vec<Span>) -> Course {
             continue;
         }
         course.seconds.push(rounded(now.seconds));
-        // Workers tell what they have done now and then, not when somebody looks.
-        let done_seconds = now.done_at_ns.saturating_sub(before.done_at_ns) as f64 / 1e9;
+        // Workers tell what they have done now and then, not when somebody looks: what counts is the time between two
+        // tellings, unless one is from before the last look but one.
+        let told = now.done_at_ns.saturating_sub(before.done_at_ns) as f64 / 1e9;
+        let is_fresh = before.done_at_ns > 0 && told > seconds / 2.0 && told < seconds * 2.0;
         let done = now.done.saturating_sub(before.done) as f64;
-        course.per_second.push(if done_seconds > 0.0 { (done / done_seconds).round() } else { 0.0 });
+        course.per_second.push((done / if is_fresh { told } else { seconds }).round());
         for ((process, (cpu, bytes)), (cpu_before, _)) in
             course.processes.iter_mut().zip(&now.processes).zip(&before.processes)
         {
@@ -229,13 +231,14 @@ mod tests {
         let look = |seconds: f64, done, cpu| Look {
             seconds,
             done,
-            done_at_ns: (seconds * 1e9) as u64,
+            done_at_ns: (seconds * 0.9e9) as u64,
             processes: vec![(cpu, 7)],
         };
         let subject = Subject { name: "server".to_owned(), pid: 1, is_tool: false };
         let looks = [look(1.0, 10, 0), look(1.5, 30, 250_000_000), look(1.5, 30, 1), look(2.5, 20, 0)];
         let course = course(&[subject], &looks, Vec::new());
-        assert_eq!((course.seconds, course.per_second), (vec![1.5, 2.5], vec![40.0, 0.0]));
+        // Twenty in nine tenths of the half second between the looks.
+        assert_eq!((course.seconds, course.per_second), (vec![1.5, 2.5], vec![44.0, 0.0]));
         assert_eq!(course.processes[0].cores, [0.5, 0.0]);
         assert_eq!(course.processes[0].resident_bytes, [7, 7]);
     }
