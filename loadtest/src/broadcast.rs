@@ -92,6 +92,12 @@ impl Publisher {
                 read = hear(&mut self.line) => read?,
                 () = sleep(Duration::from_millis(250)) => {}
             }
+            // What has come meanwhile belongs to the same turn: what was delivered together is followed together.
+            while let Some(event) = crew.heard()? {
+                if let Event::Completed(number) = event {
+                    awaited[slot(number)] -= 1;
+                }
+            }
             while self.oldest < self.next && awaited[slot(self.oldest)] == 0 {
                 self.oldest += 1;
             }

@@ -130,6 +130,12 @@ impl Crew {
         self.hear(at, report)
     }
 
+    /// What has happened already, if anything.
+    pub(crate) fn heard(&mut self) -> anyhow::Result<Option<Event>> {
+        let Ok((at, report)) = self.reports.try_recv() else { return Ok(None) };
+        self.hear(at, report).map(Some)
+    }
+
     fn hear(&mut self, at: usize, report: Report) -> anyhow::Result<Event> {
         match report {
             Report::Opened(count) => {
