@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_client::Reason;
 use tokio::sync::watch;
@@ -22,6 +23,7 @@ use crate::link::{Order, Port, Report, Reports, Share};
 use crate::seen::Seen;
 use crate::tally::Tally;
 use crate::target::Place;
+use crate::times::Times;
 use crate::worker::COUNT_EVERY;
 
 /// The room that everything is published to.
@@ -30,7 +32,6 @@ pub(crate) const ROOM: &str = "bench";
 const TALLIES: u32 = 16;
 /// How long a subscriber that reads on may take to find out that it was closed, before it counts as open.
 const RESUME_LIMIT: Duration = Duration::from_secs(5);
-
 /// What a worker is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Job {
@@ -40,8 +41,8 @@ pub(crate) struct Job {
     pub(crate) in_flight: Option<u64>,
     /// The subscribers before this number can be told to stop reading.
     pub(crate) stalling: u32,
-    /// What the kernel is to hold for each of those.
-    pub(crate) receive_buffer_bytes: Option<u32>,
+    /// What the kernel is to hold for each subscriber that has not been read.
+    pub(crate) receive_buffer_bytes: Option<usize>,
 }
 
 /// What subscribers share.
@@ -52,6 +53,7 @@ struct Hall {
     arrived: Vec<AtomicU32>,
     /// Deliveries made since the beginning.
     delivered: AtomicU64,
+    /// Behind all others is the one of those that can be told to stop reading.
     tallies: Vec<Mutex<Tally>>,
     /// Whether the stalling ones read.
     reading: watch::Sender<bool>,
@@ -66,22 +68,25 @@ struct Hall {
 pub(crate) async fn work(job: Job, mut port: Port) -> anyhow::Result<()> {
     let Share { first, count } = job.share;
     let hall = Arc::new(Hall::new(&job, port.reports.clone()));
-    let servers = job.place.servers(None)?;
-    let stalling_servers = job.place.servers(job.receive_buffer_bytes)?;
+    let servers = job.place.servers()?;
+    let receive_buffer_bytes = job.receive_buffer_bytes;
     let connect = |at| {
         let index = first + at;
         let is_stalling = index < job.stalling;
-        let server = if is_stalling { stalling_servers.of(index) } else { servers.of(index) }.clone();
-        let auth = job.place.auth(index);
+        let (server, auth) = (servers.of(index).clone(), job.place.auth(index));
         async move {
             let mut line = Line::connect(&server, auth.as_ref()).await?;
+            if let Some(bytes) = receive_buffer_bytes {
+                line.set_receive_buffer(bytes).context("failed to set the receive buffer")?;
+            }
             line.join(ROOM).await?;
             Ok((line, is_stalling))
         }
     };
     let next_tally = AtomicU32::new(0);
     let listen = |(line, is_stalling)| {
-        let tally = next_tally.fetch_add(1, Ordering::Relaxed) % TALLIES;
+        let next = next_tally.fetch_add(1, Ordering::Relaxed) % TALLIES;
+        let tally = if is_stalling { TALLIES } else { next };
         let listener = Listener { line, hall: hall.clone(), tally: tally as usize, seen: Seen::default() };
         async move { if is_stalling { listener.live_and_stall().await } else { listener.live().await } }
     };
@@ -183,7 +188,7 @@ impl Hall {
             count,
             arrived: (0..job.in_flight.unwrap_or(0)).map(|_| AtomicU32::new(0)).collect(),
             delivered: AtomicU64::new(0),
-            tallies: (0..TALLIES).map(|_| Mutex::default()).collect(),
+            tallies: (0..=TALLIES).map(|_| Mutex::default()).collect(),
             reading: watch::Sender::new(true),
             ends: Mutex::default(),
             undecided: AtomicU32::new(job.stalling.saturating_sub(first).min(count)),
@@ -229,7 +234,14 @@ impl Hall {
             Order::Halt | Order::Job(_) => {}
         }
         let mut sum = Tally::default();
-        self.tallies.iter().for_each(|tally| sum.add(&lock(tally)));
+        for (at, tally) in self.tallies.iter().enumerate() {
+            let mut tally = lock(tally).clone();
+            // What is compared is the same subscribers, before and after.
+            if at == TALLIES as usize {
+                tally.took = Times::default();
+            }
+            sum.add(&tally);
+        }
         sum.ends = std::mem::take(&mut *lock(&self.ends));
         sum.lost = lost_count(running).into();
         sum
@@ -288,6 +300,11 @@ mod tests {
         assert_eq!((sum.done, sum.late, sum.repeated, sum.took.len()), (5, 1, 1, 5));
         hall.carry_out(Order::Start, &mut JoinSet::new()).await;
         assert_eq!(hall.carry_out(Order::Halt, &mut JoinSet::new()).await.done, 0);
+        // Of those who can stall it is not known how long it took.
+        hall.deliver(&mut Seen::default(), TALLIES as usize, 0, 5000);
+        let sum = hall.carry_out(Order::Halt, &mut JoinSet::new()).await;
+        assert_eq!((sum.done, sum.took.len()), (1, 0));
+        hall.arrived[0].store(0, Ordering::Release);
         // A slot is free again for the message that follows in it.
         hall.deliver(&mut seen[0], 0, 4, 5000);
         hall.deliver(&mut seen[1], 1, 4, 5000);

@@ -51,7 +51,7 @@ impl Pulse {
 impl Publisher {
     /// Connects to the first server of `place`.
     pub(crate) async fn connect(place: &Place, bytes: usize) -> anyhow::Result<Publisher> {
-        let servers = place.servers(None)?;
+        let servers = place.servers()?;
         let line = timeout(OPEN_LIMIT, audience::publisher(servers.of(0), place)).await;
         let line = line.context("the publisher took too long to connect")??;
         Ok(Publisher { line, bytes, next: 0, oldest: 0 })

@@ -93,7 +93,7 @@ pub(crate) async fn work(job: Job, mut port: Port) -> anyhow::Result<()> {
     let Job { place, share, transport } = &job;
     let mut running: JoinSet<Reason> = match transport {
         Transport::Websocket => {
-            let servers = place.servers(None)?;
+            let servers = place.servers()?;
             let connect = |at| {
                 let index = share.first + at;
                 let (server, auth) = (servers.of(index).clone(), place.auth(index));
@@ -102,7 +102,7 @@ pub(crate) async fn work(job: Job, mut port: Port) -> anyhow::Result<()> {
             open(share.count, place.opening, opened, connect, stay).await?
         }
         Transport::Polling => {
-            let options = place.options(None);
+            let options = place.options();
             let servers: Vec<Server> = options.iter().map(Server::new).collect::<Result<_, _>>()?;
             let connect = |at| {
                 let index = share.first + at;

@@ -125,6 +125,14 @@ impl Line {
         }
     }
 
+    /// Has the kernel hold no more than about so many bytes that were not read.
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) -> std::io::Result<()> {
+        match self {
+            Self::SocketIo(connection) => connection.set_receive_buffer(bytes),
+            Self::Plain(connection) => connection.set_receive_buffer(bytes),
+        }
+    }
+
     /// The code of the server's close frame, if one has come.
     pub(crate) fn close_code(&self) -> Option<u16> {
         match self {

@@ -29,14 +29,15 @@ pub(crate) struct Options {
     /// Publishes a second.
     #[arg(long, default_value = "100", value_parser = crate::run::rate)]
     rate: f64,
-    /// How long each of the two phases lasts, in seconds.
+    /// How long each of the two phases lasts, in seconds. The second one should bring
+    /// more than a server is willing to keep.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Length of a message's data. The more, the sooner those who do not read are behind.
     #[arg(long, default_value_t = 8192, value_parser = bytes_range)]
     bytes: usize,
-    /// What the kernel is to hold for each of those who stop reading.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1024..=1 << 24))]
+    /// What the kernel is to hold for each subscriber that has not been read, in bytes.
+    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1024..=1 << 24))]
     receive_buffer: u32,
     /// What publisher and subscribers speak.
     #[arg(long, value_enum, default_value_t)]
@@ -82,7 +83,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
             share,
             in_flight: None,
             stalling,
-            receive_buffer_bytes: Some(options.receive_buffer),
+            receive_buffer_bytes: usize::try_from(options.receive_buffer).ok(),
         })
     };
     let mut run = Run::open(target, &place, options.subscribers, Beside::default(), job).await?;

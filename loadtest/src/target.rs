@@ -126,7 +126,7 @@ impl Place {
 
     /// Every way there, for connection number `index` at `index` modulo their number: servers alternate, and source
     /// addresses after that.
-    pub(crate) fn options(&self, receive_buffer_bytes: Option<u32>) -> Vec<ClientOptions> {
+    pub(crate) fn options(&self) -> Vec<ClientOptions> {
         let sources: Vec<Option<IpAddr>> = match self.source_addresses {
             0 => vec![None],
             count => (0..count).map(|at| Some(Ipv4Addr::from(0x7f00_0002 + at).into())).collect(),
@@ -137,7 +137,6 @@ impl Place {
                 let mut options = ClientOptions::new(url.clone());
                 options.path.clone_from(&self.path);
                 options.local_address = local_address;
-                options.receive_buffer_bytes = receive_buffer_bytes;
                 all.push(options);
             }
         }
@@ -145,8 +144,8 @@ impl Place {
     }
 
     /// The same, checked.
-    pub(crate) fn servers(&self, receive_buffer_bytes: Option<u32>) -> anyhow::Result<Servers> {
-        let all = self.options(receive_buffer_bytes);
+    pub(crate) fn servers(&self) -> anyhow::Result<Servers> {
+        let all = self.options();
         let all = all.iter().map(|options| Server::new(self.protocol, options));
         Ok(Servers(all.collect::<anyhow::Result<_>>()?))
     }
@@ -180,11 +179,11 @@ mod tests {
             users: true,
         };
         let ways: Vec<_> =
-            place.options(None).into_iter().map(|way| (way.url, way.local_address.unwrap())).collect();
+            place.options().into_iter().map(|way| (way.url, way.local_address.unwrap())).collect();
         let [second, third]: [IpAddr; 2] = ["127.0.0.2".parse().unwrap(), "127.0.0.3".parse().unwrap()];
         let [one, two] = place.urls.clone().try_into().unwrap();
         assert_eq!(ways, [(one.clone(), second), (two.clone(), second), (one, third), (two, third)]);
-        assert_eq!((place.pairs(), place.servers(None).unwrap().0.len()), (4, 4));
+        assert_eq!((place.pairs(), place.servers().unwrap().0.len()), (4, 4));
         assert_eq!(place.auth(3).unwrap()["user"], "u3");
     }
 }

@@ -18,7 +18,6 @@ pub(crate) struct Endpoint {
     path: String,
     headers: HeaderMap,
     local_address: Option<IpAddr>,
-    receive_buffer_bytes: Option<u32>,
 }
 
 impl Endpoint {
@@ -42,34 +41,25 @@ impl Endpoint {
             let key: HeaderName = name.parse().map_err(|_| bad_header())?;
             headers.append(key, HeaderValue::from_str(value).map_err(|_| bad_header())?);
         }
-        let Options { local_address, receive_buffer_bytes, .. } = *options;
-        Ok(Endpoint { authority, path, headers, local_address, receive_buffer_bytes })
+        Ok(Endpoint { authority, path, headers, local_address: options.local_address })
     }
 
     /// A TCP connection to the server.
     pub(crate) async fn dial(&self) -> Result<TcpStream, Error> {
-        let stream = if self.local_address.is_none() && self.receive_buffer_bytes.is_none() {
-            TcpStream::connect(&self.authority).await?
-        } else {
-            self.dial_from_here().await?
+        let stream = match self.local_address {
+            None => TcpStream::connect(&self.authority).await?,
+            Some(address) => self.dial_from(address).await?,
         };
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
-    /// The same with a socket that is not as the system would make it. The first address of the name is the only one that
-    /// is tried.
-    async fn dial_from_here(&self) -> Result<TcpStream, Error> {
+    /// The same from an address of this machine. The first address of the server's name is the only one that is tried.
+    async fn dial_from(&self, address: IpAddr) -> Result<TcpStream, Error> {
         let unknown = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
         let peer = lookup_host(&self.authority).await?.next().ok_or_else(unknown)?;
         let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // Before the connect, since the window is agreed on there.
-        if let Some(bytes) = self.receive_buffer_bytes {
-            socket.set_recv_buffer_size(bytes)?;
-        }
-        if let Some(address) = self.local_address {
-            socket.bind(SocketAddr::new(address, 0))?;
-        }
+        socket.bind(SocketAddr::new(address, 0))?;
         Ok(socket.connect(peer).await?)
     }
 

@@ -80,8 +80,6 @@ pub struct Options {
     pub message_bytes_max: usize,
     /// The address that connections come from; `None` leaves it to the system.
     pub local_address: Option<IpAddr>,
-    /// What the kernel is to hold for a connection that is not read; `None` leaves it to the system.
-    pub receive_buffer_bytes: Option<u32>,
 }
 
 impl Options {
@@ -99,7 +97,6 @@ impl Options {
             events_max: 4096,
             message_bytes_max: 64 << 20,
             local_address: None,
-            receive_buffer_bytes: None,
         }
     }
 

@@ -120,6 +120,14 @@ impl Connection {
 }
 
 impl Connection {
+    /// Has the kernel hold no more than about so many bytes that were not read.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_receive_buffer(&self, bytes: usize) -> std::io::Result<()> {
+        self.websocket.set_receive_buffer(bytes)
+    }
+
     /// The code of the server's close frame, if one has come.
     #[must_use]
     pub fn close_code(&self) -> Option<u16> {

@@ -162,6 +162,14 @@ impl Connection {
         lost.map_or(Ok(()), Err)
     }
 
+    /// Has the kernel hold no more than about so many bytes that were not read.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_receive_buffer(&self, bytes: usize) -> std::io::Result<()> {
+        self.websocket.set_receive_buffer(bytes)
+    }
+
     /// The code of the server's close frame, if one has come.
     pub fn close_code(&self) -> Option<u16> {
         self.websocket.close_code()

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
+use socket2::SockRef;
 use tidegate_protocol::websocket::{Decoder, Incoming, Input, Opcode, Role, frame_masked};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -114,6 +115,11 @@ impl WebSocket {
     /// The code of the server's close frame, if one has come; 1000 when it had none.
     pub(crate) fn close_code(&self) -> Option<u16> {
         self.close_code
+    }
+
+    /// Has the kernel hold no more than about so many bytes that were not read.
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
+        SockRef::from(&self.stream).set_recv_buffer_size(bytes)
     }
 
     /// Hands over everything that waits. Cancel safe: the rest stays.

@@ -49,7 +49,7 @@ pub(crate) async fn work(job: Job, mut port: Port) -> anyhow::Result<()> {
         answered: AtomicU64::new(0),
         under_way: AtomicI64::new(0),
     });
-    let options = job.place.options(None);
+    let options = job.place.options();
     let servers: Vec<Server> = options.iter().map(Server::new).collect::<Result<_, _>>()?;
     let connect = |at| {
         let index = job.share.first + at;

@@ -59,7 +59,7 @@ struct Door {
 pub(crate) async fn work(job: Job, mut port: Port) -> anyhow::Result<()> {
     let share_of_all = f64::from(job.share.count) / f64::from(job.all.max(1));
     let door = Arc::new(Door {
-        servers: job.place.servers(None)?,
+        servers: job.place.servers()?,
         place: job.place,
         gap: job.rate.map(|rate| Duration::from_secs_f64(1.0 / (rate * share_of_all))),
         stay: Duration::from_millis(job.stay_ms),

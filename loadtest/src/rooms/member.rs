@@ -55,7 +55,7 @@ struct House {
 /// Opens the share's connections and carries out orders until there are no more.
 pub(crate) async fn work(job: Job, mut port: Port) -> anyhow::Result<()> {
     let house = Arc::new(House::new(&job));
-    let servers = job.place.servers(None)?;
+    let servers = job.place.servers()?;
     let (first, members) = (job.share.first * job.members, job.members);
     let connect = |at| {
         let index = first + at;
