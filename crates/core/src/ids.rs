@@ -1,6 +1,7 @@
 //! Ids: of nodes, their incarnations, sessions, messages; and the names of rooms and namespaces.
 
 use std::borrow::Borrow;
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -14,10 +15,34 @@ pub const SESSION_ID_LENGTH: usize = 20;
 /// Longest node id, in bytes.
 pub const NODE_ID_BYTES_MAX: usize = 64;
 
+/// Random bytes that are asked of the system at a time: a system call for each id was a twentieth of a publish.
+const RANDOM_BYTES: usize = 1_024;
+
+/// Random bytes of this thread that were not given out yet.
+struct Randomness {
+    bytes: [u8; RANDOM_BYTES],
+    used: usize,
+}
+
+thread_local! {
+    static RANDOMNESS: RefCell<Randomness> =
+        const { RefCell::new(Randomness { bytes: [0; RANDOM_BYTES], used: RANDOM_BYTES }) };
+}
+
 fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the system has a random source; without one no id may be given out");
-    bytes
+    RANDOMNESS.with_borrow_mut(|randomness| {
+        if randomness.used + N > RANDOM_BYTES {
+            getrandom::fill(&mut randomness.bytes)
+                .expect("the system has a random source; without one no id may be given out");
+            randomness.used = 0;
+        }
+        let given = &mut randomness.bytes[randomness.used..randomness.used + N];
+        randomness.used += N;
+        let mut bytes = [0; N];
+        // What was given out is not kept: some of it is nobody else's business.
+        bytes.swap_with_slice(given);
+        bytes
+    })
 }
 
 /// Twenty characters of base64url that hold 120 random bits.
@@ -309,6 +334,15 @@ mod tests {
         assert_ne!(SessionId::random(), id);
         assert_eq!(SessionId::parse("short"), None);
         assert_eq!(SessionId::parse("twenty characters !!"), None);
+    }
+
+    #[test]
+    fn no_randomness_is_given_out_twice() {
+        let ids = |_| (0..2_000).map(|_| SessionId::random()).collect::<Vec<_>>();
+        let threads = [0, 1].map(|thread| std::thread::spawn(move || ids(thread)));
+        let mut all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        all.extend(ids(2));
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 6_000);
     }
 
     #[test]

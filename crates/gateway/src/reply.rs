@@ -10,6 +10,7 @@ use tidegate_protocol::plain::Format;
 use tidegate_protocol::socketio::Parser;
 use tidegate_protocol::{plain, socketio, value};
 
+use crate::hub::Hub;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::session::Session;
@@ -70,15 +71,35 @@ impl Reply {
         });
     }
 
+    /// `{ ok: true, id }` to whoever published something, together with what is delivered to it if that is about to be.
+    pub(crate) fn ok_published(self, id: &str, hub: &Hub) {
+        self.metrics.operation(self.operation, Ok(()));
+        let key = self.id_key();
+        match self.encode(2, |out| {
+            write::str(out, "ok");
+            write::bool(out, true);
+            write::str(out, key);
+            write::str(out, id);
+        }) {
+            Ok(Some(message)) => hub.send_along(&self.session, &message),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "failed to encode an answer"),
+        }
+    }
+
     /// `{ ok: true, id, ... }` with `count` more entries; in the plain protocol the answer has an `id` of its own, and
     /// that of the message is called `message`.
     pub(crate) fn ok_with_id(self, id: &str, count: u32, fields: impl FnOnce(&mut Vec<u8>)) {
-        let key = if matches!(self.question, Question::Message(..)) { "message" } else { "id" };
+        let key = self.id_key();
         self.ok_with(1 + count, |out| {
             write::str(out, key);
             write::str(out, id);
             fields(out);
         });
+    }
+
+    fn id_key(&self) -> &'static str {
+        if matches!(self.question, Question::Message(..)) { "message" } else { "id" }
     }
 
     /// `{ ok: false, error: { code, message } }`.

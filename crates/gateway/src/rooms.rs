@@ -112,11 +112,12 @@ impl Inner {
     /// Hands a publication to the broker and answers when it has been taken. Whoever takes the session's place is
     /// answered only after that.
     pub(crate) fn publish(&self, deed: Deed, publication: Publication, id: MessageId, reply: Reply) {
+        let hub = Arc::clone(&self.hub);
         self.broker.publish(
             publication,
             Done::call(move |outcome| {
                 match outcome {
-                    Ok(()) => reply.ok_with_id(id.as_str(), 0, |_| {}),
+                    Ok(()) => reply.ok_published(id.as_str(), &hub),
                     Err(_) => reply.refuse(&unavailable()),
                 }
                 drop(deed);

@@ -2,11 +2,13 @@
 //!
 //! One publication alone is pushed, which writes to each socket at once. When more have arrived meanwhile, all of
 //! them are appended first and every touched outbox is flushed once, so that a socket gets its share of the batch
-//! in one write: measured here, sixteen messages in one write cost a twelfth of sixteen writes.
+//! in one write: measured here, sixteen messages in one write cost a twelfth of sixteen writes. For the same reason a
+//! batch begins only when everything that is ready now has had its turn, and takes the answers to publishers along.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_core::Publication;
@@ -22,8 +24,16 @@ use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Pushed};
 use crate::pulse::Pulse;
 
-/// Most publications of one batch. Bounds how long the first of a batch waits for its flush.
-const BATCH_MAX: usize = 64;
+/// Most publications of one batch.
+const BATCH_MAX: usize = 1_024;
+
+/// For how long at most whoever is ready is let go first before a batch begins, as long as that brings more. It ends at
+/// once where nobody is.
+const GATHERING_MAX: Duration = Duration::from_millis(2);
+
+/// Messages appended before what they touched is flushed. Bounds how long the first of a batch waits: a millisecond or
+/// two. Small rooms need many publications before a second one meets the same receiver.
+const APPENDED_MAX: usize = 16 * 1_024;
 
 /// Receivers between two yields: about a millisecond of writes, after which the worker serves others.
 const RECEIVERS_PER_YIELD: usize = 256;
@@ -78,16 +88,31 @@ impl Job {
 
 /// What waits for a shard's task.
 pub(super) struct Queue {
-    jobs: Mutex<VecDeque<Arc<Job>>>,
+    waiting: Mutex<Waiting>,
     bytes: AtomicUsize,
     filled: Notify,
     drained: Notify,
 }
 
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Arc<Job>>,
+    /// What is to be flushed with the next batch. Only while there are jobs; as many as they have publishers here.
+    corked: Vec<Arc<Outbox>>,
+}
+
+/// What a shard's task has taken on.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<Arc<Job>>,
+    /// Outboxes to be flushed at the end.
+    dirty: Vec<Arc<Outbox>>,
+}
+
 impl Queue {
     pub(super) fn new() -> Self {
         Self {
-            jobs: Mutex::new(VecDeque::new()),
+            waiting: Mutex::default(),
             bytes: AtomicUsize::new(0),
             filled: Notify::new(),
             drained: Notify::new(),
@@ -97,18 +122,29 @@ impl Queue {
     /// Whether it was taken.
     pub(super) fn push(&self, job: Arc<Job>) -> bool {
         let weight = job.publication.weight();
-        let mut jobs = self.jobs.lock();
+        let mut waiting = self.waiting.lock();
         if self.bytes.load(Ordering::Relaxed) + weight > QUEUE_BYTES_MAX {
             return false;
         }
         self.bytes.fetch_add(weight, Ordering::AcqRel);
-        jobs.push_back(job);
-        let wake = jobs.len() == 1;
-        drop(jobs);
+        waiting.jobs.push_back(job);
+        let wake = waiting.jobs.len() == 1;
+        drop(waiting);
         if wake {
             self.filled.notify_one();
         }
         true
+    }
+
+    /// Sends a message with the next batch, if one is about to begin, and else at once.
+    pub(super) fn send_along(&self, outbox: &Arc<Outbox>, message: &Message) {
+        let mut waiting = self.waiting.lock();
+        if waiting.jobs.is_empty() {
+            drop(waiting);
+            outbox.push(message);
+        } else if outbox.append(message) {
+            waiting.corked.push(Arc::clone(outbox));
+        }
     }
 
     pub(super) fn is_congested(&self) -> bool {
@@ -128,25 +164,44 @@ impl Queue {
         }
     }
 
-    async fn take(&self, out: &mut Vec<Arc<Job>>) {
-        loop {
-            {
-                let mut jobs = self.jobs.lock();
-                let count = jobs.len().min(BATCH_MAX);
-                out.extend(jobs.drain(..count));
-                if jobs.is_empty() && jobs.capacity() > BATCH_MAX {
-                    *jobs = VecDeque::new();
-                }
-            }
-            if !out.is_empty() {
-                let weight = out.iter().map(|job| job.publication.weight()).sum::<usize>();
-                let before = self.bytes.fetch_sub(weight, Ordering::AcqRel);
-                if before > QUEUE_BYTES_HIGH && before - weight <= QUEUE_BYTES_HIGH {
-                    self.drained.notify_waiters();
-                }
-                return;
-            }
+    /// Waits for publications and takes them.
+    async fn take(&self, batch: &mut Batch) {
+        while self.waiting.lock().jobs.is_empty() {
             self.filled.notified().await;
+        }
+        // Whoever is ready to publish does so first, and what is published is delivered together.
+        let (began, mut gathered) = (Instant::now(), 0);
+        loop {
+            let jobs = self.waiting.lock().jobs.len();
+            if jobs <= gathered || jobs >= BATCH_MAX || began.elapsed() >= GATHERING_MAX {
+                break;
+            }
+            gathered = jobs;
+            tokio::task::yield_now().await;
+        }
+        {
+            let mut waiting = self.waiting.lock();
+            let count = waiting.jobs.len().min(BATCH_MAX);
+            batch.jobs.extend(waiting.jobs.drain(..count));
+            batch.dirty.append(&mut waiting.corked);
+            if waiting.jobs.is_empty() && waiting.jobs.capacity() > BATCH_MAX {
+                *waiting = Waiting::default();
+            }
+        }
+        let weight = batch.jobs.iter().map(|job| job.publication.weight()).sum::<usize>();
+        let before = self.bytes.fetch_sub(weight, Ordering::AcqRel);
+        if before > QUEUE_BYTES_HIGH && before - weight <= QUEUE_BYTES_HIGH {
+            self.drained.notify_waiters();
+        }
+    }
+}
+
+/// Flushes what a batch has touched.
+async fn flush(dirty: &mut Vec<Arc<Outbox>>) {
+    for (count, outbox) in dirty.drain(..).enumerate() {
+        outbox.flush();
+        if count % RECEIVERS_PER_YIELD == RECEIVERS_PER_YIELD - 1 {
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -182,17 +237,19 @@ impl Hub {
         shutdown: CancellationToken,
     ) {
         let shard = &self.shards[index];
-        let mut jobs: Vec<Arc<Job>> = Vec::new();
+        let mut batch = Batch::default();
         let mut receivers: Vec<Receiver> = Vec::new();
-        let mut dirty: Vec<Arc<Outbox>> = Vec::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = shard.queue.take(&mut jobs) => {}
+                () = shard.queue.take(&mut batch) => {}
             }
+            let Batch { jobs, dirty } = &mut batch;
             // Looked at after the publications were taken: what is delivered was received by a node that was fresh, or
             // by one that has checked its sessions since.
             if pulse.check(Instant::now()).is_err() {
+                // Answers do not wait for that.
+                flush(dirty).await;
                 let held = tokio::select! {
                     () = shutdown.cancelled() => return,
                     held = pulse.held() => held,
@@ -207,8 +264,11 @@ impl Hub {
                 }
             }
             let alone = jobs.len() == 1;
-            let mut since_yield = 0;
-            for job in &jobs {
+            if alone {
+                flush(dirty).await;
+            }
+            let (mut since_yield, mut appended) = (0, 0);
+            for job in &*jobs {
                 let namespace = shard.state.lock().receivers(&job.publication, &mut receivers);
                 let mut delivered = 0;
                 for receiver in receivers.drain(..) {
@@ -217,6 +277,7 @@ impl Hub {
                         delivered += u64::from(receiver.outbox.push(message) == Pushed::Taken);
                     } else {
                         delivered += 1;
+                        appended += 1;
                         if receiver.outbox.append(message) {
                             dirty.push(receiver.outbox);
                         }
@@ -230,22 +291,15 @@ impl Hub {
                 if let Some(namespace) = namespace {
                     namespace.deliveries.inc_by(delivered);
                 }
-                if alone {
-                    job.finished(&metrics);
+                if appended >= APPENDED_MAX {
+                    appended = 0;
+                    flush(dirty).await;
                 }
             }
-            for (count, outbox) in dirty.drain(..).enumerate() {
-                outbox.flush();
-                if count % RECEIVERS_PER_YIELD == RECEIVERS_PER_YIELD - 1 {
-                    tokio::task::yield_now().await;
-                }
+            flush(dirty).await;
+            for job in jobs.drain(..) {
+                job.finished(&metrics);
             }
-            if !alone {
-                for job in &jobs {
-                    job.finished(&metrics);
-                }
-            }
-            jobs.clear();
         }
     }
 }
@@ -257,6 +311,53 @@ mod tests {
     use tidegate_protocol::socketio::Parser;
 
     use super::*;
+
+    fn job() -> Arc<Job> {
+        let publication = Publication {
+            namespace: Namespace::root(),
+            rooms: Rooms::new(),
+            except: Rooms::new(),
+            flags: Flags::default(),
+            data: b"\x91\xa1e".to_vec().into(),
+        };
+        Arc::new(Job::new(publication, 1))
+    }
+
+    #[tokio::test]
+    async fn an_answer_leaves_at_once_or_with_the_next_batch() {
+        let metrics = Arc::new(Metrics::new("v", "r").unwrap());
+        let outbox = Arc::new(Outbox::polling(1_000, Arc::clone(&metrics)));
+        let (queue, answer) = (Queue::new(), Message::engine("6"));
+        let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
+        assert!(queue.push(job()));
+        queue.send_along(&outbox, &answer);
+        queue.send_along(&outbox, &answer);
+        assert!(poll.try_recv().is_err(), "it left before the batch");
+        let mut batch = Batch::default();
+        queue.take(&mut batch).await;
+        assert_eq!((batch.jobs.len(), batch.dirty.len()), (1, 1));
+        flush(&mut batch.dirty).await;
+        assert_eq!(poll.try_recv().unwrap(), "6\u{1e}6");
+        // Nothing is about to be delivered.
+        let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
+        queue.send_along(&outbox, &answer);
+        assert_eq!(poll.try_recv().unwrap(), "6");
+    }
+
+    #[tokio::test]
+    async fn whoever_is_ready_publishes_before_a_batch_begins() {
+        let queue = Queue::new();
+        assert!(queue.push(job()));
+        let mut batch = Batch::default();
+        let publish = async {
+            for _ in 0..3 {
+                assert!(queue.push(job()));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(biased; queue.take(&mut batch), publish);
+        assert_eq!(batch.jobs.len(), 4);
+    }
 
     #[test]
     fn a_publication_is_encoded_once_for_each_dialect() {

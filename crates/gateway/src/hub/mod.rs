@@ -19,6 +19,7 @@ pub(crate) use fanout::Job;
 use shard::Shard;
 
 use crate::dialect::Dialect;
+use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::pulse::Pulse;
 use crate::session::{Seat, Session};
@@ -168,6 +169,12 @@ impl Hub {
             }
         })
         .count()
+    }
+
+    /// Sends a session something that may leave together with what is published: at once, unless its shard is about to
+    /// deliver.
+    pub(crate) fn send_along(&self, session: &Session, message: &Message) {
+        self.shard(session.seat.shard).queue.send_along(&session.outbox, message);
     }
 
     /// Resolves once every shard's queue is short enough for more, or nothing if it is.
