@@ -10,11 +10,13 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 use crate::error::Error;
 use crate::options::Options;
+use crate::stream::{Security, Stream};
 
 /// A server's address, checked once.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     authority: String,
+    security: Option<Security>,
     path: String,
     headers: HeaderMap,
     local_address: Option<IpAddr>,
@@ -24,11 +26,17 @@ impl Endpoint {
     pub(crate) fn new(options: &Options) -> Result<Endpoint, Error> {
         let bad_url = || Error::Url { url: options.url.clone() };
         let uri: http::Uri = options.url.parse().map_err(|_| bad_url())?;
-        if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        let (is_secure, port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => return Err(bad_url()),
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(bad_url());
         }
         let host = uri.host().ok_or_else(bad_url)?;
-        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(port));
+        let security = is_secure.then(|| Security::new(host, &options.trust)).transpose()?;
 
         let path = options.path.clone();
         if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == b'?' || byte == b'#') {
@@ -41,17 +49,21 @@ impl Endpoint {
             let key: HeaderName = name.parse().map_err(|_| bad_header())?;
             headers.append(key, HeaderValue::from_str(value).map_err(|_| bad_header())?);
         }
-        Ok(Endpoint { authority, path, headers, local_address: options.local_address })
+        Ok(Endpoint { authority, security, path, headers, local_address: options.local_address })
     }
 
-    /// A TCP connection to the server.
-    pub(crate) async fn dial(&self) -> Result<TcpStream, Error> {
+    /// A connection to the server.
+    pub(crate) async fn dial(&self) -> Result<Stream, Error> {
         let stream = match self.local_address {
             None => TcpStream::connect(&self.authority).await?,
             Some(address) => self.dial_from(address).await?,
         };
         stream.set_nodelay(true)?;
-        Ok(stream)
+        match &self.security {
+            None => Ok(Stream::Tcp(stream)),
+            // Boxed: a handshake is large, and over in a moment.
+            Some(security) => Box::pin(security.secure(stream)).await,
+        }
     }
 
     /// The same from an address of this machine. The first address of the server's name is the only one that is tried.
@@ -102,9 +114,21 @@ mod tests {
         let endpoint = Endpoint::new(&Options::new("http://127.0.0.1:8080")).unwrap();
         assert_eq!(endpoint.authority, "127.0.0.1:8080");
         assert_eq!(Endpoint::new(&Options::new("http://[::1]/")).unwrap().authority, "[::1]:80");
-        for bad in ["https://a", "a:80", "http://", "http://a/path", "http://a/?q", "ws://a:1"] {
+        let secure = Options::new("https://a").danger_accept_any_certificate();
+        assert_eq!(Endpoint::new(&secure).unwrap().authority, "a:443");
+        for bad in ["a:80", "http://", "http://a/path", "http://a/?q", "ws://a:1"] {
             assert!(Endpoint::new(&Options::new(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn nobody_is_trusted_by_themselves() {
+        let told = |options: &Options| Endpoint::new(options).unwrap_err().to_string();
+        let options = Options::new("https://[::1]:1");
+        assert_eq!(told(&options), "tls: https, and no authority is trusted");
+        assert_eq!(told(&options.clone().authorities("?")), "tls: no certificate of an authority in PEM");
+        let authority = include_str!("../../test/certificates/ca.pem");
+        assert!(Endpoint::new(&options.authorities(authority)).is_ok());
     }
 
     #[test]

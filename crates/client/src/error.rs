@@ -12,7 +12,7 @@ use crate::value::wire::ValueError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is not one this client can reach.
-    #[error("url is not of the form http://host:port: {url}")]
+    #[error("url is not of the form http://host:port or https://host:port: {url}")]
     Url {
         /// What was given.
         url: String,
@@ -23,6 +23,9 @@ pub enum Error {
         /// The header's name.
         name: String,
     },
+    /// TLS cannot be spoken in the way that was asked for. A server that is not trusted is an [`Error::Io`].
+    #[error("tls: {0}")]
+    Tls(String),
     /// The network refused or broke.
     #[error("network: {0}")]
     Io(#[from] std::io::Error),

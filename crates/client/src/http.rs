@@ -11,11 +11,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::stream::Stream;
 
 /// A kept-alive connection is used again only this long: servers close idle ones (Node after 5 s), and a request
 /// that meets the close halfway would be lost.
@@ -24,7 +24,7 @@ const REUSE_WITHIN: Duration = Duration::from_secs(2);
 const ERROR_BODY_BYTES_MAX: usize = 1024;
 
 type Sender = SendRequest<Full<Bytes>>;
-type Driver = Pin<Box<Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
+type Driver = Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>;
 
 /// A connection to the server, or the intent to have one.
 pub(crate) struct Http {
@@ -124,7 +124,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Error {
 pub(crate) async fn upgrade(
     endpoint: &Endpoint,
     request: Request<Full<Bytes>>,
-) -> Result<(Response<Incoming>, TcpStream, Bytes), Error> {
+) -> Result<(Response<Incoming>, Stream, Bytes), Error> {
     let stream = endpoint.dial().await?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     let mut driver = pin!(connection.with_upgrades());
@@ -138,7 +138,7 @@ pub(crate) async fn upgrade(
         }
         let upgraded = hyper::upgrade::on(&mut response).await?;
         let parts = upgraded
-            .downcast::<TokioIo<TcpStream>>()
+            .downcast::<TokioIo<Stream>>()
             .map_err(|_| Error::Protocol("upgraded stream is not the one dialled".to_owned()))?;
         Ok((response, parts.io.into_inner(), parts.read_buf))
     });

@@ -54,11 +54,25 @@ impl Reconnect {
     }
 }
 
+/// Whom a client believes to be the server of an `https://` address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Nobody, not even who the system trusts: `https://` is an error.
+    #[default]
+    Nobody,
+    /// Whoever has a certificate of one of these authorities, in PEM, that names the address's host.
+    Authorities(String),
+    /// Anybody: whoever answers may read and change what is sent. For load on loopback.
+    Anybody,
+}
+
 /// How a client connects.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The server: `http://host:port`.
+    /// The server: `http://host:port` or `https://host:port`.
     pub url: String,
+    /// Who the server may be if it is `https://`.
+    pub trust: Trust,
     /// The path Engine.IO is served under, with both slashes.
     pub path: String,
     /// Which transports to use.
@@ -87,6 +101,7 @@ impl Options {
     pub fn new(url: impl Into<String>) -> Options {
         Options {
             url: url.into(),
+            trust: Trust::Nobody,
             path: "/socket.io/".to_owned(),
             transports: Transports::Default,
             parser: Parser::Text,
@@ -98,6 +113,20 @@ impl Options {
             message_bytes_max: 64 << 20,
             local_address: None,
         }
+    }
+
+    /// The same, trusting the authorities whose certificates these are, in PEM.
+    #[must_use]
+    pub fn authorities(mut self, pem: impl Into<String>) -> Options {
+        self.trust = Trust::Authorities(pem.into());
+        self
+    }
+
+    /// The same, taking anybody for the server who answers. TLS then protects nothing: for load on loopback only.
+    #[must_use]
+    pub fn danger_accept_any_certificate(mut self) -> Options {
+        self.trust = Trust::Anybody;
+        self
     }
 
     /// The same with these transports.

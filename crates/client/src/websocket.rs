@@ -14,11 +14,11 @@ use http::{HeaderValue, Method, header};
 use socket2::SockRef;
 use tidegate_protocol::websocket::{Decoder, Incoming, Input, Opcode, Role, frame_masked};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Reason};
 use crate::http::upgrade;
+use crate::stream::Stream;
 
 /// One read takes at most this much; larger messages are put together by the decoder.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -35,7 +35,7 @@ pub(crate) enum Frame<'a> {
 
 /// One WebSocket connection.
 pub(crate) struct WebSocket {
-    stream: TcpStream,
+    stream: Stream,
     decoder: Decoder,
     mask: Mask,
     /// Nothing may follow a close frame.
@@ -119,7 +119,7 @@ impl WebSocket {
 
     /// Has the kernel hold no more than about so many bytes that were not read.
     pub(crate) fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
-        SockRef::from(&self.stream).set_recv_buffer_size(bytes)
+        SockRef::from(self.stream.tcp()).set_recv_buffer_size(bytes)
     }
 
     /// Hands over everything that waits. Cancel safe: the rest stays.
@@ -186,7 +186,8 @@ impl WebSocket {
                 Err(_) => return Poll::Ready(Err(Reason::TransportError)),
             }
         }
-        Poll::Ready(Ok(()))
+        // What was taken may still be there, over TLS.
+        Pin::new(&mut self.stream).poll_flush(cx).map_err(|_| Reason::TransportError)
     }
 
     fn feed(&mut self, bytes: &mut [u8], on_frame: &mut impl FnMut(Frame<'_>)) -> Result<(), Reason> {
