@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
@@ -17,12 +16,11 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_service::Service as _;
 
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::peer::{Addresses, Network, Place};
-use crate::transport::{self, Peer};
+use crate::transport::Routes;
 
 /// How long a request's header may take, from the first byte awaited to the last one read; also how long a kept-alive
 /// connection may rest between two requests.
@@ -52,7 +50,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl Node {
     /// Serves the client port until the node has drained.
     pub async fn serve(&self, listener: TcpListener) {
-        let router = transport::router(Arc::clone(&self.0));
+        let routes = Routes::new(Arc::clone(&self.0));
         let options = &self.0.options;
         let sockets = Sockets {
             max: options
@@ -68,7 +66,7 @@ impl Node {
             user_timeout: USER_TIMEOUT.max(options.engine.ping_interval + options.engine.ping_timeout),
             metrics: Arc::clone(&self.0.metrics),
         };
-        run(listener, router, sockets, self.0.requests.clone(), self.0.closing.clone()).await;
+        run(listener, routes, sockets, self.0.requests.clone(), self.0.closing.clone()).await;
     }
 }
 
@@ -111,7 +109,7 @@ impl Sockets {
 
 async fn run(
     listener: TcpListener,
-    router: Router,
+    routes: Routes,
     sockets: Sockets,
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -125,7 +123,7 @@ async fn run(
             Ok((stream, address)) => {
                 match sockets.admit(tasks.len(), &stream, address) {
                     Ok(place) => {
-                        let served = connection(stream, Peer(address), router.clone(), closing.clone());
+                        let served = connection(stream, address, routes.clone(), closing.clone());
                         tasks.spawn(async move {
                             served.await;
                             drop(place);
@@ -153,12 +151,8 @@ fn is_peers_fault(error: &io::Error) -> bool {
 
 /// Serves requests of one connection until it is upgraded, closed or idle for too long. What goes wrong is the
 /// peer's affair.
-async fn connection(stream: TcpStream, peer: Peer, router: Router, closing: CancellationToken) {
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        let mut router = router.clone();
-        async move { router.call(request.map(Body::new)).await }
-    });
+async fn connection(stream: TcpStream, peer: SocketAddr, routes: Routes, closing: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| routes.call(peer, request.map(Body::new)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -177,6 +171,6 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, closing: Canc
         }
     };
     if let Err(error) = served {
-        tracing::trace!(%error, peer = %peer.0, "an HTTP connection ended early");
+        tracing::trace!(%error, peer = %peer, "an HTTP connection ended early");
     }
 }

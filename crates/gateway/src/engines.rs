@@ -67,14 +67,21 @@ pub(crate) struct Polling {
     pub(crate) joined: AtomicBool,
 }
 
-/// What a request brings to a polling connection.
+/// What a request brings to a polling connection. No larger than a pointer, since a channel has room for 32 at once.
 pub(crate) enum Input {
     /// The body of a POST.
-    Payload(Payload),
+    Payload(Box<Payload>),
     /// The request itself was a violation.
     Violation(DisconnectReason),
-    /// The WebSocket that the client has moved to, and what it sent there already.
-    Upgraded { socket: Socket, binary: Binary, unread: Vec<u8> },
+    /// The WebSocket that the client has moved to.
+    Upgraded(Box<Upgraded>),
+}
+
+/// The WebSocket that a polling client has moved to, and what it sent there already.
+pub(crate) struct Upgraded {
+    pub(crate) socket: Socket,
+    pub(crate) binary: Binary,
+    pub(crate) unread: Vec<u8>,
 }
 
 /// The body of a POST, and whom to tell when it has been taken.

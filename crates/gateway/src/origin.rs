@@ -23,6 +23,21 @@ pub(crate) enum Verdict {
     Invalid,
 }
 
+impl Verdict {
+    /// The same without a hold on the buffer of the request that it was made of.
+    pub(crate) fn detached(&self) -> Self {
+        match self {
+            Self::NoOrigin => Self::NoOrigin,
+            // The copy of a valid value is valid.
+            Self::Allowed(origin) => {
+                HeaderValue::from_bytes(origin.as_bytes()).map_or(Self::Refused, Self::Allowed)
+            }
+            Self::Refused => Self::Refused,
+            Self::Invalid => Self::Invalid,
+        }
+    }
+}
+
 impl Origins {
     /// `*` is every page, an empty list only pages of the host that the request asks for.
     pub(crate) fn new(allowed: &[String]) -> Self {

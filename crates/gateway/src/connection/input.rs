@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::close::Close;
 use super::{Connection, Exit, Speech, UNAUTHENTICATED_BYTES_MAX, millis};
-use crate::engines::{Engine, Input, Payload};
+use crate::engines::{Engine, Input, Payload, Upgraded};
 use crate::message::Message;
 
 /// One worker's read buffer, which all its connections share. What a message needs beyond one read is kept by its
@@ -39,7 +39,7 @@ pub(crate) struct Frames {
 pub(crate) struct Polled {
     input: mpsc::Receiver<Input>,
     /// The payload that is being looked at, and how far.
-    payload: Option<(Payload, usize)>,
+    payload: Option<(Box<Payload>, usize)>,
 }
 
 impl Link {
@@ -106,7 +106,8 @@ impl Connection {
                     polled.payload = Some((posted, 0));
                     Poll::Ready(Ok(()))
                 }
-                Some(Input::Upgraded { socket, binary, unread }) => {
+                Some(Input::Upgraded(upgraded)) => {
+                    let Upgraded { socket, binary, unread } = *upgraded;
                     self.upgrade(unread);
                     self.outbox.upgrade(socket, binary, &Message::engine("6"));
                     for session in &self.sessions {

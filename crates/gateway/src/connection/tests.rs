@@ -41,7 +41,7 @@ impl Peer {
     async fn post(&self, body: &str) {
         let (accepted, taken) = oneshot::channel();
         let payload = Payload { body: body.to_owned(), accepted };
-        assert!(self.input.send(Input::Payload(payload)).await.is_ok(), "the connection has ended");
+        assert!(self.input.send(Input::Payload(Box::new(payload))).await.is_ok(), "the connection has ended");
         taken.await.unwrap();
     }
 

@@ -9,18 +9,21 @@ mod plain;
 mod polling;
 mod websocket;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, StatusCode};
 use tidegate_core::ErrorCode;
 use tidegate_protocol::engineio::{Admission, Open, Query, Refusal, Transport, admit};
+use tower_service::Service as _;
 
 use crate::engines::{Engine, EngineId};
 use crate::node::{Admitted, Inner};
@@ -30,34 +33,96 @@ use crate::peer::client_address;
 
 use websocket::Opening;
 
-/// The socket address of the peer, put into every request by the accept loop.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
-
-/// The client port's routes.
-pub(crate) fn router(node: Arc<Inner>) -> Router {
-    let path = node.options.engine.path.clone();
-    let mut router = Router::new()
-        .route(&path, any(serve))
-        .route(&format!("{path}{{*rest}}"), any(serve))
-        .route(plain::PATH, any(plain::serve));
-    if node.options.server.page.is_some() {
-        router = router.route("/", get(page::serve));
-    }
-    router.with_state(node)
+/// The client port's routes. Clients' own are told apart here and not by axum's router, which boxes every request with
+/// its handler: a poll waits for most of its life, and nothing of its request is needed meanwhile.
+#[derive(Clone)]
+pub(crate) struct Routes {
+    node: Arc<Inner>,
+    others: Router,
 }
 
-async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>) -> Response {
-    let verdict = node.origins.judge(request.headers());
-    let mut response = if request.method() == Method::OPTIONS {
-        preflight(&request, &verdict)
-    } else {
-        engine(&node, request, &verdict).await
-    };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        origin::allow(response.headers_mut(), &verdict);
+/// An answer that is there, or on its way. No larger than a pointer or two, since every connection has room for one.
+pub(crate) enum Answer {
+    Now(Option<Box<Response>>),
+    Later(Pin<Box<dyn Future<Output = Response> + Send>>),
+}
+
+impl Answer {
+    fn later(answer: impl Future<Output = Response> + Send + 'static) -> Self {
+        Self::Later(Box::pin(answer))
     }
-    response
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self::Now(Some(Box::new(response)))
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Now(response) => {
+                response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(*response)))
+            }
+            Self::Later(answer) => answer.as_mut().poll(context).map(Ok),
+        }
+    }
+}
+
+impl Routes {
+    pub(crate) fn new(node: Arc<Inner>) -> Self {
+        let mut others = Router::new();
+        if node.options.server.page.is_some() {
+            others = others.route("/", get(page::serve));
+        }
+        Self { others: others.with_state(Arc::clone(&node)), node }
+    }
+
+    /// Answers a request of the peer at that socket address.
+    pub(crate) fn call(&self, peer: SocketAddr, request: Request<Body>) -> Answer {
+        let path = request.uri().path();
+        if path.starts_with(&self.node.options.engine.path) {
+            serve(&self.node, peer, request)
+        } else if path == plain::PATH {
+            plain::serve(&self.node, peer, request).into()
+        } else {
+            let mut others = self.others.clone();
+            Answer::later(async move {
+                let Ok(response) = others.call(request).await;
+                response
+            })
+        }
+    }
+}
+
+fn serve(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>) -> Answer {
+    let verdict = node.origins.judge(request.headers());
+    let answer = if request.method() == Method::OPTIONS {
+        preflight(&request, &verdict).into()
+    } else {
+        engine(node, peer, request, &verdict)
+    };
+    match answer {
+        Answer::Now(Some(mut response)) => {
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                origin::allow(response.headers_mut(), &verdict);
+            }
+            Answer::Now(Some(response))
+        }
+        Answer::Now(None) => Answer::Now(None),
+        Answer::Later(answer) => {
+            // What the header stands in is the buffer of its whole request.
+            let verdict = verdict.detached();
+            Answer::later(async move {
+                let mut response = answer.await;
+                origin::allow(response.headers_mut(), &verdict);
+                response
+            })
+        }
+    }
 }
 
 fn preflight(request: &Request<Body>, verdict: &Verdict) -> Response {
@@ -74,7 +139,7 @@ fn preflight(request: &Request<Body>, verdict: &Verdict) -> Response {
 }
 
 /// Serves one request of Engine.IO's, or says why not, in the order in which a stock server looks.
-async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) -> Response {
+fn engine(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>, verdict: &Verdict) -> Answer {
     let upgrade = is_upgrade(&request);
     let query = request.uri().query().unwrap_or_default().to_owned();
     let query = Query::parse(&query);
@@ -82,10 +147,10 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
     let options = &node.options.engine;
     let admission = admit(&query, request.method() == Method::GET, (options.polling, options.websocket));
     match verdict {
-        Verdict::Invalid => return refuse(Refusal::BadRequest, upgrade),
+        Verdict::Invalid => return refuse(Refusal::BadRequest, upgrade).into(),
         Verdict::Refused if !matches!(admission, Err(Refusal::TransportUnknown)) => {
             node.metrics.refused("origin");
-            return refuse(Refusal::Forbidden, upgrade);
+            return refuse(Refusal::Forbidden, upgrade).into();
         }
         _ => {}
     }
@@ -94,32 +159,37 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
             if refusal == Refusal::UnsupportedVersion {
                 node.metrics.refused("protocol_version");
             }
-            refuse(refusal, upgrade)
+            refuse(refusal, upgrade).into()
         }
         Ok(Admission::Handshake(transport)) => {
             if (transport == Transport::WebSocket) != upgrade {
-                return refuse(Refusal::BadRequest, upgrade);
+                return refuse(Refusal::BadRequest, upgrade).into();
             }
-            handshake(node, transport, binary, request)
+            handshake(node, transport, binary, peer, request).into()
         }
         Ok(Admission::Session { transport, sid }) => {
             let engine = EngineId::parse(sid, &node.options.node)
                 .and_then(|id| node.engines.find(id).map(|engine| (id, engine)));
-            let Some((id, engine)) = engine else { return refuse(Refusal::SessionUnknown, upgrade) };
+            let Some((id, engine)) = engine else {
+                return refuse(Refusal::SessionUnknown, upgrade).into();
+            };
             if (transport == Transport::WebSocket) != upgrade || !query.is_version_4() {
-                return refuse(Refusal::BadRequest, upgrade);
+                return refuse(Refusal::BadRequest, upgrade).into();
             }
             match (transport, engine) {
                 (Transport::WebSocket, Engine::Polling(polling)) => {
-                    websocket::probe(node, id, polling, binary, request)
+                    websocket::probe(node, id, polling, binary, request).into()
                 }
                 // Stock servers switch protocols first and then hang up; so nothing is learnt from the status.
-                (Transport::WebSocket, Engine::WebSocket(_)) => websocket::turn_away(node, request),
-                (Transport::Polling, Engine::WebSocket(_)) => refuse(Refusal::BadRequest, upgrade),
+                (Transport::WebSocket, Engine::WebSocket(_)) => websocket::turn_away(node, request).into(),
+                (Transport::Polling, Engine::WebSocket(_)) => refuse(Refusal::BadRequest, upgrade).into(),
                 (Transport::Polling, Engine::Polling(polling)) => match *request.method() {
-                    Method::GET => polling::get(&polling).await,
-                    Method::POST => polling::post(node, polling, request).await,
-                    _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+                    Method::GET => polling::get(polling),
+                    Method::POST => {
+                        let node = Arc::clone(node);
+                        Answer::later(async move { polling::post(&node, polling, request).await })
+                    }
+                    _ => StatusCode::METHOD_NOT_ALLOWED.into_response().into(),
                 },
             }
         }
@@ -130,17 +200,19 @@ async fn engine(node: &Arc<Inner>, request: Request<Body>, verdict: &Verdict) ->
 ///
 /// # Errors
 /// The code of the 503 for whom there is none.
-fn admit_peer(node: &Inner, request: &Request<Body>) -> Result<Admitted, ErrorCode> {
-    let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
-        tracing::error!("a request came without its peer's address");
-        return Err(ErrorCode::Unavailable);
-    };
+fn admit_peer(node: &Inner, peer: SocketAddr, request: &Request<Body>) -> Result<Admitted, ErrorCode> {
     let address = client_address(peer.ip(), request.headers(), &node.options.server.trusted_proxies);
     node.admit(address)
 }
 
-fn handshake(node: &Arc<Inner>, transport: Transport, binary: Binary, request: Request<Body>) -> Response {
-    match admit_peer(node, &request) {
+fn handshake(
+    node: &Arc<Inner>,
+    transport: Transport,
+    binary: Binary,
+    peer: SocketAddr,
+    request: Request<Body>,
+) -> Response {
+    match admit_peer(node, peer, &request) {
         Err(code) => unavailable(code),
         Ok(admitted) => match transport {
             Transport::Polling => polling::open(node, admitted),

@@ -1,9 +1,9 @@
 //! `/ws`: the handshake of the plain protocol.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Version};
@@ -43,7 +43,7 @@ impl Offer {
     }
 }
 
-pub(super) async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>) -> Response {
+pub(super) fn serve(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>) -> Response {
     match node.origins.judge(request.headers()) {
         Verdict::NoOrigin | Verdict::Allowed(_) => {}
         Verdict::Refused => {
@@ -69,11 +69,11 @@ pub(super) async fn serve(State(node): State<Arc<Inner>>, request: Request<Body>
             return bad_request(&format!("none of the subprotocols is known: there are {known}"));
         }
     };
-    let admitted = match admit_peer(&node, &request) {
+    let admitted = match admit_peer(node, peer, &request) {
         Ok(admitted) => admitted,
         Err(code) => return unavailable(code),
     };
-    match websocket::open(&node, Opening::Plain(format), request, admitted) {
+    match websocket::open(node, Opening::Plain(format), request, admitted) {
         Ok(mut response) => {
             if let Some(chosen) = chosen {
                 let chosen = HeaderValue::from_static(chosen);

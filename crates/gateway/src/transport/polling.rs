@@ -14,7 +14,7 @@ use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::Transport;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{open_packet, refuse};
+use super::{Answer, open_packet, refuse};
 use crate::connection::{Connection, Link, Speech, UNAUTHENTICATED_BYTES_MAX};
 use crate::engines::{Engine, EngineId, Exclusive, Input, Payload, Polling};
 use crate::message::Message;
@@ -74,14 +74,20 @@ fn empty(status: StatusCode) -> Response {
 }
 
 /// Ends the connection unless it is told that the request was answered: a GET that goes away takes its payload along.
-struct Pending<'a> {
-    polling: &'a Polling,
+struct Pending {
+    polling: Arc<Polling>,
     answered: bool,
 }
 
-impl Drop for Pending<'_> {
+impl Pending {
+    fn is_answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Pending {
     fn drop(&mut self) {
-        let polling = self.polling;
+        let polling = &self.polling;
         if self.answered || polling.moved.load(Ordering::Acquire) {
             return;
         }
@@ -95,25 +101,27 @@ impl Drop for Pending<'_> {
 }
 
 /// One GET: what waits now, or the next thing that comes.
-pub(super) async fn get(polling: &Polling) -> Response {
+pub(super) fn get(polling: Arc<Polling>) -> Answer {
     match polling.outbox.poll() {
-        Poll::Ready(payload) => packets(payload),
-        Poll::Gone => refuse(Refusal::BadRequest, false),
+        Poll::Ready(payload) => packets(payload).into(),
+        Poll::Gone => refuse(Refusal::BadRequest, false).into(),
         Poll::Overlap => {
             // The pending one is told the end, this one gets nothing.
             polling.outbox.answer_poll(&Message::engine("1"));
             polling.outbox.close(DisconnectReason::TransportError);
-            empty(StatusCode::BAD_REQUEST)
+            empty(StatusCode::BAD_REQUEST).into()
         }
         Poll::Pending(payload) => {
-            let mut pending = Pending { polling, answered: false };
-            let payload = payload.await;
-            pending.answered = true;
-            match payload {
-                Ok(payload) => packets(payload),
-                // The connection ended without a word, which only a defect or a shutdown does.
-                Err(_) => refuse(Refusal::SessionUnknown, false),
-            }
+            let pending = Pending { polling, answered: false };
+            Answer::later(async move {
+                let payload = payload.await;
+                pending.is_answered();
+                match payload {
+                    Ok(payload) => packets(payload),
+                    // The connection ended without a word, which only a defect or a shutdown does.
+                    Err(_) => refuse(Refusal::SessionUnknown, false),
+                }
+            })
         }
     }
 }
@@ -152,7 +160,7 @@ pub(super) async fn post(node: &Inner, polling: Arc<Polling>, request: Request<B
         return empty(StatusCode::BAD_REQUEST);
     };
     let (accepted, taken) = oneshot::channel();
-    if polling.input.send(Input::Payload(Payload { body, accepted })).await.is_err() {
+    if polling.input.send(Input::Payload(Box::new(Payload { body, accepted }))).await.is_err() {
         return refuse(Refusal::SessionUnknown, false);
     }
     // A connection that ended over this payload answers all the same, as stock servers do.

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::{open_packet, refuse};
 use crate::connection::{Connection, Link, Plain, Speech, UNAUTHENTICATED_BYTES_MAX};
-use crate::engines::{Engine, EngineId, Exclusive, Input, Polling};
+use crate::engines::{Engine, EngineId, Exclusive, Input, Polling, Upgraded};
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::{Binary, Outbox};
@@ -177,7 +177,7 @@ pub(super) fn probe(
             polling.moved.store(true, Ordering::Release);
             let Raw { socket, unread } = raw;
             // A connection that has ended drops the WebSocket, and the client hears that it is gone.
-            let _ = polling.input.send(Input::Upgraded { socket, binary, unread }).await;
+            let _ = polling.input.send(Input::Upgraded(Box::new(Upgraded { socket, binary, unread }))).await;
         } else {
             tracing::debug!(?id, "an upgrade failed; its client goes on polling");
             drop(upgrading);
