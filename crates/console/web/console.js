@@ -4,8 +4,9 @@ import { Card } from './card.js';
 import { Panel } from './panel.js';
 
 const { hostname, protocol } = window.location;
-const at = (port) => `${protocol}//${hostname}:${port}`;
-const nodes = JSON.parse(document.getElementById('nodes').textContent).map(({ name, client, admin }) => ({ name, client: at(client), admin: at(admin) }));
+const at = (port, scheme = protocol) => `${scheme}//${hostname}:${port}`;
+// The admin port never speaks TLS.
+const nodes = JSON.parse(document.getElementById('nodes').textContent).map(({ name, client, admin }) => ({ name, client: at(client), admin: at(admin, 'http:') }));
 
 const panels = document.getElementById('panels');
 const added = document.getElementById('add');

@@ -20,10 +20,12 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::peer::{Addresses, Network, Place};
+use crate::socket::Socket;
+use crate::tls::Credentials;
 use crate::transport::Routes;
 
-/// How long a request's header may take, from the first byte awaited to the last one read; also how long a kept-alive
-/// connection may rest between two requests.
+/// How long a handshake of TLS may take, and how long a request's header, from the first byte awaited to the last one read;
+/// also how long a kept-alive connection may rest between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most bytes of a request's header, and of hyper's buffers.
@@ -62,6 +64,7 @@ impl Node {
                 options.limits.connections_per_ip_max.saturating_mul(SOCKETS_PER_CONNECTION),
             ),
             trusted: options.server.trusted_proxies.clone(),
+            tls: options.server.tls.clone(),
             // No earlier than a client would be found dead by its pings.
             user_timeout: USER_TIMEOUT.max(options.engine.ping_interval + options.engine.ping_timeout),
             metrics: Arc::clone(&self.0.metrics),
@@ -75,6 +78,7 @@ struct Sockets {
     max: usize,
     per_address: Addresses,
     trusted: Vec<Network>,
+    tls: Option<Credentials>,
     user_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -123,11 +127,25 @@ async fn run(
             Ok((stream, address)) => {
                 match sockets.admit(tasks.len(), &stream, address) {
                     Ok(place) => {
-                        let served = connection(stream, address, routes.clone(), closing.clone());
-                        tasks.spawn(async move {
-                            served.await;
-                            drop(place);
-                        });
+                        let (routes, closing) = (routes.clone(), closing.clone());
+                        match &sockets.tls {
+                            None => tasks.spawn(async move {
+                                connection(Socket::new(stream), address, routes, closing).await;
+                                drop(place);
+                            }),
+                            Some(tls) => {
+                                let metrics = Arc::clone(&sockets.metrics);
+                                // Boxed: it is over long before its task is, and larger.
+                                let shaking = Box::pin(secure(stream, tls.clone(), metrics, closing.clone()));
+                                tasks.spawn(async move {
+                                    let socket = shaking.await;
+                                    if let Some(socket) = socket {
+                                        connection(socket, address, routes, closing).await;
+                                    }
+                                    drop(place);
+                                })
+                            }
+                        };
                     }
                     // Without a word: an answer would cost what the bound is there to save.
                     Err(reason) => sockets.metrics.refused(reason),
@@ -149,9 +167,31 @@ fn is_peers_fault(error: &io::Error) -> bool {
     )
 }
 
+/// The socket that requests come through, once its peer has shaken hands. Whoever does not in time is dropped: probes of all
+/// kinds come to a port, and are no business of a log's.
+async fn secure(
+    stream: TcpStream,
+    Credentials(config): Credentials,
+    metrics: Arc<Metrics>,
+    closing: CancellationToken,
+) -> Option<Socket> {
+    let handshake = tokio::time::timeout(HEADER_TIMEOUT, Socket::secure(stream, config));
+    let fault = tokio::select! {
+        shaken = handshake => match shaken {
+            Ok(Ok(socket)) => return Some(socket),
+            Ok(Err(fault)) => fault,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        },
+        () = closing.cancelled() => return None,
+    };
+    tracing::debug!(%fault, "refused a handshake of TLS");
+    metrics.refused("tls");
+    None
+}
+
 /// Serves requests of one connection until it is upgraded, closed or idle for too long. What goes wrong is the
 /// peer's affair.
-async fn connection(stream: TcpStream, peer: SocketAddr, routes: Routes, closing: CancellationToken) {
+async fn connection(socket: Socket, peer: SocketAddr, routes: Routes, closing: CancellationToken) {
     let service = service_fn(move |request: Request<Incoming>| routes.call(peer, request.map(Body::new)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,7 +199,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, routes: Routes, closing
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     tokio::pin!(connection);
     let served = tokio::select! {
@@ -172,5 +212,37 @@ async fn connection(stream: TcpStream, peer: SocketAddr, routes: Routes, closing
     };
     if let Err(error) = served {
         tracing::trace!(%error, peer = %peer, "an HTTP connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::tls::testing::{credentials, narrow_pair};
+
+    /// In virtual time.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_nothing_is_dropped_and_counted() {
+        let (stream, mut peer) = narrow_pair().await;
+        let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+        let begun = tokio::time::Instant::now();
+        let secured = secure(stream, credentials(), Arc::clone(&metrics), CancellationToken::new()).await;
+        assert!(secured.is_none() && begun.elapsed() >= HEADER_TIMEOUT);
+        assert_eq!(peer.read(&mut [0; 9]).await.unwrap(), 0);
+        let counted = "tidegate_handshakes_refused_total{reason=\"tls\"} 1";
+        assert!(metrics.text().unwrap().contains(counted));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_closes_waits_for_no_handshake() {
+        let (stream, _peer) = narrow_pair().await;
+        let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+        let closing = CancellationToken::new();
+        closing.cancel();
+        assert!(secure(stream, credentials(), Arc::clone(&metrics), closing).await.is_none());
+        let counted = "tidegate_handshakes_refused_total{reason=\"tls\"} 0";
+        assert!(metrics.text().unwrap().contains(counted), "nobody was refused");
     }
 }

@@ -4,7 +4,7 @@
 //! A node is built from [`Options`] and a [`Broker`](tidegate_core::Broker), and neither reads the environment nor
 //! handles signals: whoever owns the process does. Two nodes fit in one process.
 //!
-//! Layout, from the socket inwards: `accept` and `transport` (HTTP, polling, WebSocket), `connection` (one client's
+//! Layout, from the socket inwards: `socket` (TCP, over TLS or not, whose certificate is `tls`), `accept` and `transport` (HTTP, polling, WebSocket), `connection` (one client's
 //! life) and `dialect` (what it speaks), `operation` and `auth` (what it may ask for), `enrolment` and `takeover` (what a CONNECT waits for), `node` with
 //! `seating`, `rooms` and `offline` (the verbs), `inbox` (a session's durable messages), `hub` (sessions and rooms, and the fan-out), `outbox` (the way back out). Beside them
 //! `interest`, `pulse`, `audit`, `registrar`, `peers` and `timer`, which each are one task.
@@ -54,6 +54,7 @@ mod session;
 mod socket;
 mod takeover;
 mod timer;
+pub mod tls;
 mod transport;
 
 pub use node::{Joining, Node, StartError};

@@ -22,13 +22,14 @@ const SECONDS: &[f64] = &[
 ];
 
 /// Why a handshake or a socket is refused.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 9] = [
     "draining",
     "deaf",
     "connections_max",
     "connections_per_ip_max",
     "sockets_max",
     "sockets_per_ip_max",
+    "tls",
     "origin",
     "protocol_version",
 ];

@@ -26,7 +26,7 @@ use crate::interest::Interest;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::origin::Origins;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Terms};
 use crate::peer::{Addresses, Place};
 use crate::peers;
 use crate::pulse::Pulse;
@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) timer: Arc<Timer>,
     pub(crate) engines: Engines,
     pub(crate) origins: Origins,
+    pub(crate) terms: Arc<Terms>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) registry: Arc<dyn SessionRegistry>,
     pub(crate) offline: Arc<dyn OfflineStore>,
@@ -178,7 +179,8 @@ impl Joining {
             })
             .collect();
         let inner = Arc::new(Inner {
-            origins: Origins::new(&options.server.allowed_origins),
+            origins: Origins::new(&options.server.allowed_origins, options.server.tls.is_some()),
+            terms: Terms::new(options.limits.outbox_bytes_max, Arc::clone(&metrics)),
             addresses: Addresses::new(options.limits.connections_per_ip_max),
             clock,
             registrar: Arc::new(Registrar::new(Arc::clone(&metrics))),

@@ -9,6 +9,7 @@ use tidegate_core::{Incarnation, NodeId};
 use crate::auth::Authenticator;
 use crate::namespaces::Namespaces;
 use crate::peer::Network;
+use crate::tls::Credentials;
 
 /// Everything a node needs to know.
 pub struct Options {
@@ -68,6 +69,8 @@ pub struct ServerOptions {
     pub trusted_proxies: Vec<Network>,
     /// Most connections of clients.
     pub connections_max: usize,
+    /// Certificate and key, where clients speak TLS. Then nothing else is understood on the port.
+    pub tls: Option<Credentials>,
     /// What `/` shows: an HTML page. Without one it is 404.
     pub page: Option<Bytes>,
 }

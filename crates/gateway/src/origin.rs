@@ -7,6 +7,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 #[derive(Clone, Debug)]
 pub(crate) struct Origins {
     any: bool,
+    /// The node's own pages can only have come over TLS.
+    is_secure: bool,
     allowed: Vec<String>,
 }
 
@@ -39,9 +41,11 @@ impl Verdict {
 }
 
 impl Origins {
-    /// `*` is every page, an empty list only pages of the host that the request asks for.
-    pub(crate) fn new(allowed: &[String]) -> Self {
+    /// `*` is every page, an empty list only pages of the host that the request asks for. `is_secure` says that the node
+    /// speaks TLS itself.
+    pub(crate) fn new(allowed: &[String], is_secure: bool) -> Self {
         Self {
+            is_secure,
             any: allowed.iter().any(|origin| origin == "*"),
             allowed: allowed.iter().map(|origin| origin.trim_end_matches('/').to_ascii_lowercase()).collect(),
         }
@@ -51,15 +55,19 @@ impl Origins {
         let Some(value) = headers.get(header::ORIGIN) else { return Verdict::NoOrigin };
         let Ok(origin) = value.to_str() else { return Verdict::Invalid };
         let lower = origin.to_ascii_lowercase();
-        let allowed = self.any || self.allowed.contains(&lower) || is_same_host(&lower, headers);
+        let allowed = self.any || self.allowed.contains(&lower) || self.is_same_host(&lower, headers);
         if allowed { Verdict::Allowed(value.clone()) } else { Verdict::Refused }
     }
-}
 
-/// Whether the page was served by the host that it now calls. The scheme is left out: a proxy that ends TLS hides it.
-fn is_same_host(origin: &str, headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
-    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+    /// Whether the page was served by the host that it now calls. Of a node without TLS the scheme is left out, since a
+    /// proxy that ends TLS hides it. A node with TLS is known by `https` alone: a page that came in the clear could have been
+    /// anybody's on the way.
+    fn is_same_host(&self, origin: &str, headers: &HeaderMap) -> bool {
+        let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+        origin.split_once("://").is_some_and(|(scheme, authority)| {
+            (scheme == "https" || !self.is_secure) && authority.eq_ignore_ascii_case(host)
+        })
+    }
 }
 
 /// What a browser must be told before it hands an answer to the page.
@@ -93,12 +101,16 @@ mod tests {
 
     fn judge(allowed: &[&str], origin: &str) -> Verdict {
         let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-        Origins::new(&allowed).judge(&headers(origin))
+        Origins::new(&allowed, false).judge(&headers(origin))
     }
 
     #[test]
     fn the_same_host_and_the_listed_ones_may() {
         assert!(matches!(judge(&[], "https://chat.example:8080"), Verdict::Allowed(_)));
+        assert!(matches!(judge(&[], "http://chat.example:8080"), Verdict::Allowed(_)));
+        let secure = |origin| Origins::new(&[], true).judge(&headers(origin));
+        assert!(matches!(secure("https://chat.example:8080"), Verdict::Allowed(_)));
+        assert_eq!(secure("http://chat.example:8080"), Verdict::Refused);
         assert_eq!(judge(&[], "https://chat.example"), Verdict::Refused);
         assert_eq!(judge(&[], "https://evil.example"), Verdict::Refused);
         assert_eq!(judge(&[], "null"), Verdict::Refused);
@@ -106,6 +118,6 @@ mod tests {
         assert_eq!(judge(&["https://app.example"], "https://app.example.evil"), Verdict::Refused);
         assert!(matches!(judge(&["*"], "https://evil.example"), Verdict::Allowed(_)));
         assert_eq!(judge(&["*"], "ä"), Verdict::Invalid);
-        assert_eq!(Origins::new(&[]).judge(&HeaderMap::new()), Verdict::NoOrigin);
+        assert_eq!(Origins::new(&[], false).judge(&HeaderMap::new()), Verdict::NoOrigin);
     }
 }

@@ -4,6 +4,9 @@
 //! task the caller runs on. Only what the socket would not take is queued, and then the connection's own task is
 //! woken to write the rest, all of it in one vectored write.
 //!
+//! Over TLS the socket may have taken something and still hold its ciphertext, less than one record. Then it counts as
+//! blocked, with a queue or without, and the connection's task lets that leave first.
+//!
 //! Bound: `outbox_bytes_max` bytes wait, counting a flat share per message beside its own. When a message would exceed
 //! it, what the transport takes is written first; then the volatile messages that wait are dropped; if it still does
 //! not fit, the connection is closed as a slow consumer. A message that alone exceeds the bound is no fault of its
@@ -26,7 +29,7 @@ use tidegate_core::DisconnectReason;
 use tokio::sync::oneshot;
 
 pub(crate) use queue::Binary;
-use queue::{ITEM_WEIGHT, Item, Queue};
+use queue::{ITEM_WEIGHT, Item, Queue, Sent, UNSENT_WEIGHT_MAX};
 
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -73,8 +76,20 @@ pub(crate) struct Outbox {
     news: AtomicBool,
     /// Joins that are not answered yet.
     joins: AtomicU32,
+    terms: Arc<Terms>,
+}
+
+/// What the outboxes of a node have in common.
+pub(crate) struct Terms {
+    /// Most that waits in one of them.
     bytes_max: usize,
     metrics: Arc<Metrics>,
+}
+
+impl Terms {
+    pub(crate) fn new(bytes_max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { bytes_max, metrics })
+    }
 }
 
 /// A join of this connection's client that is not answered yet. When the last one is dropped, the connection's task
@@ -129,16 +144,16 @@ struct Polling {
 }
 
 impl Outbox {
-    pub(crate) fn websocket(socket: Socket, binary: Binary, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn websocket(socket: Socket, binary: Binary, terms: Arc<Terms>) -> Self {
         let transport = Transport::WebSocket { binary, queue: None };
-        Self::new(OnceLock::from(socket), transport, bytes_max, metrics)
+        Self::new(OnceLock::from(socket), transport, terms)
     }
 
-    pub(crate) fn polling(bytes_max: usize, metrics: Arc<Metrics>) -> Self {
-        Self::new(OnceLock::new(), Transport::Polling(Box::default()), bytes_max, metrics)
+    pub(crate) fn polling(terms: Arc<Terms>) -> Self {
+        Self::new(OnceLock::new(), Transport::Polling(Box::default()), terms)
     }
 
-    fn new(socket: OnceLock<Socket>, transport: Transport, bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+    fn new(socket: OnceLock<Socket>, transport: Transport, terms: Arc<Terms>) -> Self {
         Self {
             state: Mutex::new(State {
                 transport,
@@ -155,8 +170,7 @@ impl Outbox {
             tick: AtomicBool::new(false),
             news: AtomicBool::new(false),
             joins: AtomicU32::new(0),
-            bytes_max,
-            metrics,
+            terms,
         }
     }
 
@@ -182,12 +196,15 @@ impl Outbox {
                 if queue.is_none() && !state.blocked && !state.dirty {
                     let bytes = binary.form(message);
                     match self.socket().write(bytes) {
-                        Ok(written) if written == bytes.len() => return Pushed::Taken,
+                        Ok(written) if written == bytes.len() => {
+                            self.wait_if_clogged(state);
+                            return Pushed::Taken;
+                        }
                         Ok(written) => {
                             let rest = Item { bytes: bytes.slice(written..), volatile: false, started: true };
                             state.bytes += rest.weight();
                             state.taken += rest.weight() as u64;
-                            self.metrics.outbox_grew(rest.weight());
+                            self.terms.metrics.outbox_grew(rest.weight());
                             queue.get_or_insert_default().push(rest);
                             state.blocked = true;
                             self.waker.wake();
@@ -220,6 +237,14 @@ impl Outbox {
         }
     }
 
+    /// What a socket over TLS has taken may still be there.
+    fn wait_if_clogged(&self, state: &mut State) {
+        if self.socket().is_clogged() {
+            state.blocked = true;
+            self.waker.wake();
+        }
+    }
+
     /// Runs `first` and sends `message`, and nothing can be sent between the two. `first` must not touch this
     /// outbox.
     pub(crate) fn push_after<T>(&self, message: &Message, first: impl FnOnce() -> T) -> T {
@@ -248,14 +273,14 @@ impl Outbox {
         let volatile = message.is_volatile();
         let weight = match &state.transport {
             Transport::WebSocket { .. } if volatile && state.blocked => {
-                self.metrics.dropped("volatile", 1);
+                self.terms.metrics.dropped("volatile", 1);
                 return Pushed::Dropped;
             }
             Transport::WebSocket { binary, .. } => binary.form(message).len() + ITEM_WEIGHT,
             Transport::Polling(_) => message.polling().len() + MESSAGE_WEIGHT,
             Transport::Gone => return Pushed::Closed,
         };
-        if state.bytes + weight > self.bytes_max
+        if state.bytes + weight > self.terms.bytes_max
             && let Some(refused) = self.make_room(state, weight, volatile)
         {
             return refused;
@@ -263,7 +288,7 @@ impl Outbox {
         state.bytes += weight;
         state.taken += weight as u64;
         state.volatile += u32::from(volatile);
-        self.metrics.outbox_grew(weight);
+        self.terms.metrics.outbox_grew(weight);
         match &mut state.transport {
             Transport::WebSocket { binary, queue, .. } => {
                 queue.get_or_insert_default().push(Item::whole(binary.form(message).clone(), volatile));
@@ -284,22 +309,22 @@ impl Outbox {
             return Some(Pushed::Closed);
         }
         if volatile && state.blocked {
-            self.metrics.dropped("volatile", 1);
+            self.terms.metrics.dropped("volatile", 1);
             return Some(Pushed::Dropped);
         }
-        if state.bytes == 0 || state.bytes + weight <= self.bytes_max {
+        if state.bytes == 0 || state.bytes + weight <= self.terms.bytes_max {
             return None;
         }
         self.drop_volatile(state);
-        if state.bytes == 0 || state.bytes + weight <= self.bytes_max {
+        if state.bytes == 0 || state.bytes + weight <= self.terms.bytes_max {
             return None;
         }
         if volatile {
-            self.metrics.dropped("volatile", 1);
+            self.terms.metrics.dropped("volatile", 1);
             return Some(Pushed::Dropped);
         }
-        if weight > self.bytes_max {
-            self.metrics.dropped("too_large", 1);
+        if weight > self.terms.bytes_max {
+            self.terms.metrics.dropped("too_large", 1);
             return Some(Pushed::Dropped);
         }
         self.close_state(state, DisconnectReason::SlowConsumer);
@@ -333,8 +358,8 @@ impl Outbox {
         state.bytes -= bytes;
         // It has not left.
         state.taken -= bytes as u64;
-        self.metrics.outbox_shrank(bytes);
-        self.metrics.dropped("volatile", messages);
+        self.terms.metrics.outbox_shrank(bytes);
+        self.terms.metrics.dropped("volatile", messages);
     }
 
     /// Writes what waits, as far as the transport takes it.
@@ -348,12 +373,18 @@ impl Outbox {
         match &mut state.transport {
             Transport::WebSocket { queue, .. } => {
                 let mut failed = false;
-                while let Some(waiting) = queue.as_deref_mut().filter(|waiting| !waiting.is_empty()) {
-                    match waiting.write(self.socket()) {
+                loop {
+                    let waiting = queue.as_deref_mut().filter(|waiting| !waiting.is_empty());
+                    let written = match waiting {
+                        Some(waiting) => waiting.write(self.socket()),
+                        None if self.socket().is_clogged() => self.socket().flush().map(|()| Sent::default()),
+                        None => break,
+                    };
+                    match written {
                         Ok(sent) => {
                             state.bytes -= sent.weight;
                             state.volatile -= sent.volatile;
-                            self.metrics.outbox_shrank(sent.weight);
+                            self.terms.metrics.outbox_shrank(sent.weight);
                             if state.watched {
                                 self.wake_news();
                             }
@@ -375,7 +406,7 @@ impl Outbox {
                 // A connection that has caught up owns no queue, and neither does one that is lost.
                 *queue = None;
                 if failed {
-                    self.metrics.outbox_shrank(state.bytes);
+                    self.terms.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
                     state.volatile = 0;
                     self.close_state(state, DisconnectReason::TransportError);
@@ -390,7 +421,7 @@ impl Outbox {
                     && poll.send(payload(&polling.queue)).is_ok()
                 {
                     polling.queue = VecDeque::new();
-                    self.metrics.outbox_shrank(state.bytes);
+                    self.terms.metrics.outbox_shrank(state.bytes);
                     state.bytes = 0;
                     state.volatile = 0;
                     if state.watched {
@@ -416,7 +447,7 @@ impl Outbox {
         if !queue.is_empty() {
             let payload = payload(queue);
             *queue = VecDeque::new();
-            self.metrics.outbox_shrank(state.bytes);
+            self.terms.metrics.outbox_shrank(state.bytes);
             state.bytes = 0;
             state.volatile = 0;
             if state.watched {
@@ -452,7 +483,7 @@ impl Outbox {
         if let Some(poll) = polling.waiting.take() {
             let _ = poll.send(noop.polling().clone());
         }
-        self.metrics.outbox_shrank(state.bytes);
+        self.terms.metrics.outbox_shrank(state.bytes);
         // What has left so far; the same messages weigh differently from here on.
         let left = state.taken - state.bytes as u64;
         let mut queue = Queue::default();
@@ -461,7 +492,7 @@ impl Outbox {
         }
         state.bytes = queue.weight();
         state.taken = left + state.bytes as u64;
-        self.metrics.outbox_grew(state.bytes);
+        self.terms.metrics.outbox_grew(state.bytes);
         if self.socket.set(socket).is_err() {
             // Not on polling any more, which was looked at above.
             return;
@@ -490,14 +521,14 @@ impl Outbox {
 
     /// Drops what waits, but for the rest of a frame that has begun to leave: a close frame may follow it.
     fn discard(&self, state: &mut State) {
-        self.metrics.outbox_shrank(state.bytes);
+        self.terms.metrics.outbox_shrank(state.bytes);
         state.bytes = 0;
         state.volatile = 0;
         match &mut state.transport {
             Transport::WebSocket { queue, .. } => {
                 if let Some(rest) = queue.take().and_then(|mut waiting| waiting.take_started()) {
                     state.bytes = rest.weight();
-                    self.metrics.outbox_grew(state.bytes);
+                    self.terms.metrics.outbox_grew(state.bytes);
                     queue.get_or_insert_default().push(rest);
                 }
             }
@@ -530,7 +561,7 @@ impl Outbox {
             Transport::Gone => return,
         };
         state.bytes += weight;
-        self.metrics.outbox_grew(weight);
+        self.terms.metrics.outbox_grew(weight);
         self.flush_state(state);
     }
 
@@ -543,10 +574,10 @@ impl Outbox {
             Transport::WebSocket { queue, .. } => {
                 let last = Item::whole(websocket, false);
                 state.bytes += last.weight();
-                self.metrics.outbox_grew(last.weight());
+                self.terms.metrics.outbox_grew(last.weight());
                 queue.get_or_insert_default().push(last);
                 self.flush_state(state);
-                state.bytes == 0
+                self.has_left(state)
             }
             Transport::Polling(polling) => {
                 let Polling { queue, waiting } = &mut **polling;
@@ -555,9 +586,9 @@ impl Outbox {
                     queue.push_back(idle.clone());
                 }
                 queue.push_back(last.clone());
-                self.metrics.outbox_shrank(state.bytes);
+                self.terms.metrics.outbox_shrank(state.bytes);
                 state.bytes = queue.iter().map(|message| message.polling().len() + MESSAGE_WEIGHT).sum();
-                self.metrics.outbox_grew(state.bytes);
+                self.terms.metrics.outbox_grew(state.bytes);
                 self.flush_state(state);
                 state.bytes == 0
             }
@@ -568,7 +599,7 @@ impl Outbox {
     /// Gives up the transport and everything that still waits for it.
     pub(crate) fn abandon(&self) {
         let mut state = self.state.lock();
-        self.metrics.outbox_shrank(state.bytes);
+        self.terms.metrics.outbox_shrank(state.bytes);
         state.bytes = 0;
         if let Transport::WebSocket { .. } = std::mem::replace(&mut state.transport, Transport::Gone) {
             self.socket().finish();
@@ -577,14 +608,22 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub(crate) fn is_drained(&self) -> bool {
-        self.state.lock().bytes == 0
+        self.has_left(&self.state.lock())
+    }
+
+    fn has_left(&self, state: &State) -> bool {
+        state.bytes == 0 && !self.is_clogged()
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.socket.get().is_some_and(Socket::is_clogged)
     }
 
     /// Whether something of this size, in bytes, may be added that need not leave now: half of the bound is for what
     /// must. One that is larger than that has room where nothing waits.
     pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
         let state = self.state.lock();
-        state.bytes == 0 || state.bytes + bytes <= self.bytes_max / 2
+        state.bytes == 0 || state.bytes + bytes <= self.terms.bytes_max / 2
     }
 
     /// A mark behind everything that was pushed so far; see [`Outbox::has_written`].
@@ -595,14 +634,16 @@ impl Outbox {
     /// Whether everything before the mark was taken by the transport. It may say so late, never early.
     pub(crate) fn has_written(&self, mark: u64) -> bool {
         let state = self.state.lock();
-        state.closed.is_none() && (state.bytes == 0 || state.taken - state.bytes as u64 >= mark)
+        let taken = state.taken - state.bytes as u64;
+        let unsent = if self.is_clogged() { UNSENT_WEIGHT_MAX as u64 } else { 0 };
+        state.closed.is_none() && (self.has_left(&state) || taken >= mark + unsent)
     }
 
     /// Wakes the courier once something has left, or now if nothing waits.
     pub(crate) fn watch(&self) {
         let mut state = self.state.lock();
         state.watched = true;
-        if state.bytes == 0 {
+        if self.has_left(&state) {
             self.wake_news();
         }
     }
@@ -680,7 +721,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.metrics.outbox_shrank(self.state.get_mut().bytes);
+        self.terms.metrics.outbox_shrank(self.state.get_mut().bytes);
     }
 }
 

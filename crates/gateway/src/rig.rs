@@ -82,7 +82,7 @@ impl Rig {
             },
             resumes: None,
         };
-        let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
+        let outbox = Arc::new(Outbox::polling(Arc::clone(&node.terms)));
         let Ok(enrolled) = node.enrol(entrant, &outbox, node.pulse.lapse()).await else {
             panic!("{user} is turned away")
         };
@@ -120,6 +120,7 @@ fn options(name: &str) -> Options {
             websocket: true,
         },
         server: ServerOptions {
+            tls: None,
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             connections_max: 100,

@@ -1,75 +1,169 @@
-//! The socket under a WebSocket: written by whoever has something for its client, read by its connection alone.
+//! The socket under a client's connection: a TCP stream, over TLS or not. While the client speaks HTTP it is hyper's; under
+//! a WebSocket it is written by whoever has something for its client, and read by its connection alone.
 //!
 //! The system calls are made past the runtime's own reading and writing. A write that is taken, which is what nearly all
 //! are, then touches nothing of the runtime's; and both halves live in one place beside what else a write touches,
 //! where two owned halves would be an allocation more for every connection.
+//!
+//! Over TLS (`session`) whoever writes encrypts, too, under a lock of the socket's. What the kernel does not take of a record
+//! stays in the session, and until it has left the socket is *clogged*: it takes nothing more, and somebody must wait for it
+//! to become writable and then [flush](Socket::flush) it. Without TLS all of that costs the look at one pointer.
+
+mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read as _};
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use parking_lot::Mutex;
+use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use session::Session;
+pub(crate) use session::UNSENT_BYTES_MAX;
+
 /// A connected TCP socket.
 #[derive(Debug)]
-pub(crate) struct Socket(TcpStream);
+pub(crate) struct Socket {
+    tcp: TcpStream,
+    tls: Option<Box<Tls>>,
+}
+
+/// What TLS keeps of a connection: about 3.5 KB, most of it keys and counters of rustls's.
+struct Tls {
+    session: Mutex<Session>,
+    /// What [`Session::is_clogged`] said last, for who only wants to know.
+    clogged: AtomicBool,
+}
+
+/// Nothing of a session: it holds keys.
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Tls {
+    /// Has the session do something, and notes how that leaves it.
+    fn with<T>(&self, act: impl FnOnce(&mut Session) -> T) -> T {
+        let mut session = self.session.lock();
+        let done = act(&mut session);
+        self.clogged.store(session.is_clogged(), Ordering::Release);
+        done
+    }
+}
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(stream)
+    pub(crate) fn new(tcp: TcpStream) -> Self {
+        Self { tcp, tls: None }
     }
 
-    /// Writes what the socket takes now.
+    /// Shakes hands with a client over TLS. The caller limits the time.
+    ///
+    /// # Errors
+    /// When the peer does not speak TLS as `config` has it, or goes away. It has been told what rustls has to tell it, as
+    /// far as it takes that.
+    pub(crate) async fn secure(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let session = Session::new(config).map_err(io::Error::other)?;
+        let tls = Box::new(Tls { session: Mutex::new(session), clogged: AtomicBool::new(false) });
+        let socket = Self { tcp, tls: Some(tls) };
+        while socket.tls.as_ref().is_some_and(|tls| tls.session.lock().is_handshaking()) {
+            poll_fn(|context| socket.poll_arrival(context, &mut [])).await?;
+            poll_fn(|context| socket.poll_unclog(context)).await?;
+            if socket.tls.as_ref().is_some_and(|tls| tls.session.lock().has_ended()) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(socket)
+    }
+
+    /// Writes what the socket takes now. Over TLS that may stop at the end of a record, with the socket clogged.
     ///
     /// # Errors
     /// `WouldBlock` when it takes nothing; [`Socket::poll_write_ready`] then says when it will.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.blocking(|socket| socket.send(bytes))
+        match &self.tls {
+            None => send(&self.tcp, bytes),
+            Some(_) => self.write_vectored(&[IoSlice::new(bytes)]),
+        }
     }
 
     /// The same with several pieces.
     pub(crate) fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.blocking(|socket| socket.send_vectored(pieces))
+        match &self.tls {
+            None => past_runtime(&self.tcp, |socket| socket.send_vectored(pieces)),
+            Some(tls) => tls.with(|session| session.write(pieces, |bytes| send(&self.tcp, bytes))),
+        }
     }
 
-    fn blocking(&self, write: impl Fn(&SockRef<'_>) -> io::Result<usize>) -> io::Result<usize> {
-        let socket = SockRef::from(&self.0);
-        match write(&socket) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Once more, so that the runtime learns that it must wait. It takes down when it last heard from the
-                // socket before the call, and so misses nothing that happens meanwhile.
-                self.0.try_io(Interest::WRITABLE, || write(&socket))
-            }
-            written => written,
-        }
+    /// Whether something of what was written has not left yet.
+    pub(crate) fn is_clogged(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.clogged.load(Ordering::Acquire))
+    }
+
+    /// Lets leave what clogs the socket.
+    ///
+    /// # Errors
+    /// `WouldBlock` when some of it stays.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        tls.with(|session| session.flush(|bytes| send(&self.tcp, bytes)))
     }
 
     /// Whether the socket may take something again. For the connection's own task only, since the runtime keeps one waker
     /// for each direction. An error shows in the write that follows.
     pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_write_ready(context).map(|_| ())
+        self.tcp.poll_write_ready(context).map(|_| ())
+    }
+
+    /// Lets leave what clogs the socket, however long that takes.
+    fn poll_unclog(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_clogged() {
+            match self.flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_write_ready(context));
+                }
+                flushed => return Poll::Ready(flushed),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Reads what has arrived, at most a buffer full; nothing is the end. For the connection's own task only.
     pub(crate) fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_read_ready(context))?;
-            let mut read = 0;
-            let outcome = self.0.try_io(Interest::READABLE, || {
-                read = (&*SockRef::from(&self.0)).read(buffer)?;
-                // There was less than there is room for, so nothing is left. Said this way the runtime waits for the next
-                // arrival, and the read that would find nothing is saved.
-                if read > 0 && read < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match outcome {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) if read == 0 => {}
-                _ => return Poll::Ready(Ok(read)),
+        if let Some(tls) = &self.tls {
+            let read = tls.session.lock().take(buffer);
+            if read > 0 {
+                return Poll::Ready(Ok(read));
             }
         }
+        loop {
+            // What arrives over TLS may be less than a record, or nothing for us.
+            if let Some(read) = ready!(self.poll_arrival(context, buffer))? {
+                return Poll::Ready(Ok(read));
+            }
+        }
+    }
+
+    /// Waits for one arrival and reads it; over TLS what it holds for us may be nothing yet. What the buffer has no room for
+    /// is taken by [`Session::take`].
+    fn poll_arrival(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Option<usize>>> {
+        let Some(tls) = &self.tls else { return poll_receive(&self.tcp, context, buffer).map_ok(Some) };
+        tls.with(|session| {
+            session.poll_read(
+                buffer,
+                |arriving| poll_receive(&self.tcp, context, arriving),
+                |leaving| send(&self.tcp, leaving),
+            )
+        })
     }
 
     /// Reads what has arrived, at most a buffer full; nothing is the end.
@@ -88,74 +182,50 @@ impl Socket {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        poll_fn(|context| self.poll_unclog(context)).await
     }
 
-    /// Says to the peer that nothing more comes.
+    /// Says to the peer that nothing more comes. What it still sends is of interest only as far as it ends: over TLS,
+    /// reads now tell how much came and not what.
     pub(crate) fn finish(&self) {
+        if let Some(tls) = &self.tls {
+            tls.with(|session| session.finish(|bytes| send(&self.tcp, bytes)));
+        }
         // Of a peer that has gone, that is all the same.
-        let _ = SockRef::from(&self.0).shutdown(Shutdown::Write);
+        let _ = SockRef::from(&self.tcp).shutdown(Shutdown::Write);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+fn send(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    past_runtime(tcp, |socket| socket.send(bytes))
+}
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    async fn pair() -> (Socket, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Socket::new(listener.accept().await.unwrap().0), peer)
+fn past_runtime(tcp: &TcpStream, write: impl Fn(&SockRef<'_>) -> io::Result<usize>) -> io::Result<usize> {
+    let socket = SockRef::from(tcp);
+    match write(&socket) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // Once more, so that the runtime learns that it must wait. It takes down when it last heard from the
+            // socket before the call, and so misses nothing that happens meanwhile.
+            tcp.try_io(Interest::WRITABLE, || write(&socket))
+        }
+        written => written,
     }
+}
 
-    #[tokio::test]
-    async fn everything_arrives_whatever_the_size_of_the_buffer() {
-        let (socket, mut peer) = pair().await;
-        let sent: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let expected = sent.clone();
-        let writing = async move {
-            for piece in sent.chunks(7_777) {
-                peer.write_all(piece).await.unwrap();
-                tokio::task::yield_now().await;
-            }
-        };
-        let reading = async {
-            let (mut read, mut size) = (Vec::new(), 1);
-            loop {
-                // Full buffers, and ones that are larger than what has come.
-                size = size % 9_000 + 997;
-                let mut buffer = vec![0; size];
-                match socket.read(&mut buffer).await.unwrap() {
-                    0 => return read,
-                    count => read.extend_from_slice(&buffer[..count]),
-                }
-            }
-        };
-        let both = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(writing, reading).1 });
-        assert_eq!(both.await.unwrap(), expected);
-    }
-
-    #[tokio::test]
-    async fn a_writer_waits_for_a_peer_that_reads_late() {
-        let (socket, mut peer) = pair().await;
-        let bytes = vec![7; 16 << 20];
-        let writing = socket.write_all(&bytes);
-        let reading = async {
-            let mut read = Vec::new();
-            tokio::task::yield_now().await;
-            peer.read_to_end(&mut read).await.unwrap();
-            read.len()
-        };
-        let writing = async {
-            writing.await.unwrap();
-            socket.finish();
-        };
-        let both = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(writing, reading).1 });
-        assert_eq!(both.await.unwrap(), 16 << 20);
+fn poll_receive(tcp: &TcpStream, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_read_ready(context))?;
+        let mut read = 0;
+        let outcome = tcp.try_io(Interest::READABLE, || {
+            read = (&*SockRef::from(tcp)).read(buffer)?;
+            // There was less than there is room for, so nothing is left. Said this way the runtime waits for the next
+            // arrival, and the read that would find nothing is saved.
+            if read > 0 && read < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+            Err(_) if read == 0 => {}
+            _ => return Poll::Ready(Ok(read)),
+        }
     }
 }

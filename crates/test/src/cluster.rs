@@ -13,6 +13,7 @@ use tidegate_core::offline::Quotas;
 use tidegate_core::{Broker, Incarnation, NodeId};
 use tidegate_gateway::auth::Authenticator;
 use tidegate_gateway::namespaces::Namespaces;
+use tidegate_gateway::tls::Credentials;
 use tidegate_gateway::{
     DrainOptions, EngineOptions, Joining, Limits, Node, OfflineOptions, Options, PulseOptions, ServerOptions,
     StartError,
@@ -82,6 +83,22 @@ pub struct Server {
     pub node: Node,
     /// Its client port, on loopback.
     pub address: SocketAddr,
+    /// Whether clients speak TLS there.
+    pub is_secure: bool,
+}
+
+/// Who signed the certificate of [`credentials`], in PEM.
+pub const AUTHORITY: &str = include_str!("../certificates/ca.pem");
+
+/// A certificate for loopback, for nodes whose clients speak TLS.
+///
+/// # Panics
+/// Never: the certificate and its key are part of the tests.
+#[must_use]
+pub fn credentials() -> Credentials {
+    let (certificate, key) =
+        (include_bytes!("../certificates/server.pem"), include_bytes!("../certificates/server.key"));
+    Credentials::from_pem(certificate, key).expect("they belong together")
 }
 
 /// What a node of a test is told unless the test says otherwise: everything open, no limit that a test could meet by
@@ -105,6 +122,7 @@ pub fn options(name: &str) -> Options {
             websocket: true,
         },
         server: ServerOptions {
+            tls: None,
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             connections_max: 10_000,
@@ -196,6 +214,7 @@ impl Cluster {
     pub async fn try_add(&self, options: Options, listener: TcpListener) -> Result<Server, StartError> {
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let fence_after = options.pulse.fence_after;
+        let is_secure = options.server.tls.is_some();
         let redis = self.url.as_ref().map(|url| tidegate_redis::Options {
             command_timeout: Duration::from_secs(10),
             fence_after: options.pulse.fence_after,
@@ -215,7 +234,7 @@ impl Cluster {
             (self.exchange.join(id, incarnation, subscriber), registry, offline)
         };
         let node = joining.start(broker, registry, offline, PATIENCE).await?;
-        Ok(self.serve(node, listener))
+        Ok(self.serve(node, listener, is_secure))
     }
 
     /// Starts a node whose broker tells `lies`, and gives it `limit` to hear its first pulse.
@@ -234,22 +253,22 @@ impl Cluster {
         assert!(self.url.is_none(), "lies are told about the exchange in memory");
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let fence_after = options.pulse.fence_after;
-        let quotas = options.offline.quotas;
+        let (quotas, is_secure) = (options.offline.quotas, options.server.tls.is_some());
         let joining = Joining::new(options, SHARDS)?;
         let registry = self.exchange.registry(id.clone(), incarnation.clone(), fence_after);
         let offline = self.exchange.offline(id.clone(), incarnation.clone(), quotas);
         let broker = lies.join(&self.exchange, id, incarnation, joining.subscriber());
         let node = joining.start(broker, registry, offline, limit).await?;
-        Ok(self.serve(node, any_port().await))
+        Ok(self.serve(node, any_port().await, is_secure))
     }
 
-    fn serve(&self, node: Node, listener: TcpListener) -> Server {
+    fn serve(&self, node: Node, listener: TcpListener, is_secure: bool) -> Server {
         let address = listener.local_addr().expect("a bound listener has an address");
         let serving = node.clone();
         // Ends when the node has drained. If it panics, nobody is served and the test fails of that.
         self.serving.spawn(async move { serving.serve(listener).await });
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner).push(node.clone());
-        Server { node, address }
+        Server { node, address, is_secure }
     }
 
     /// Drains every node and waits for all tasks. Draining again what has drained does nothing.
@@ -306,7 +325,9 @@ impl Server {
     /// How a client of the node connects.
     #[must_use]
     pub fn client(&self) -> tidegate_client::Options {
-        let options = tidegate_client::Options::new(format!("http://{}", self.address));
+        let scheme = if self.is_secure { "https" } else { "http" };
+        let options =
+            tidegate_client::Options::new(format!("{scheme}://{}", self.address)).authorities(AUTHORITY);
         tidegate_client::Options { connect_timeout: PATIENCE, ..options }
     }
 

@@ -10,9 +10,10 @@ use tidegate_client::raw::{self, Message};
 use tidegate_client::{Client, Error, Reason, Signal, Transports, Value};
 use tidegate_gateway::Options;
 use tidegate_gateway::auth::{Authenticator, Grants, Key, Verifier, VerifierOptions};
+use tidegate_gateway::tls::Credentials;
 use tidegate_test::cluster::{
-    Backend, Cluster, Server, ask, ask_ok, ask_refused, connect, eventually, next, next_signal, options,
-    retried, within,
+    Backend, Cluster, Server, ask, ask_ok, ask_refused, connect, credentials, eventually, next, next_signal,
+    options, retried, within,
 };
 use tidegate_test::wire::{Frame, Polling, Wire};
 
@@ -31,10 +32,11 @@ async fn only(options: Options) -> (Cluster, Server) {
     (cluster, server)
 }
 
-async fn a_slow_consumer_is_closed_and_nobody_else_notices(backend: Backend) {
+async fn a_slow_consumer_is_closed_and_nobody_else_notices(backend: Backend, tls: Option<Credentials>) {
     let cluster = Cluster::new(backend);
     let a = cluster.add(options("a")).await;
     let mut limited = options("b");
+    limited.server.tls = tls;
     limited.limits.outbox_bytes_max = 256 * 1024;
     let b = cluster.add(limited).await;
 
@@ -110,12 +112,17 @@ async fn a_slow_consumer_is_closed_and_nobody_else_notices(backend: Backend) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_consumer_is_closed_in_memory() {
-    a_slow_consumer_is_closed_and_nobody_else_notices(Backend::Memory).await;
+    a_slow_consumer_is_closed_and_nobody_else_notices(Backend::Memory, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_consumer_is_closed_on_redis() {
-    a_slow_consumer_is_closed_and_nobody_else_notices(Backend::Redis).await;
+    a_slow_consumer_is_closed_and_nobody_else_notices(Backend::Redis, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_consumer_is_closed_over_tls() {
+    a_slow_consumer_is_closed_and_nobody_else_notices(Backend::Memory, Some(credentials())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -171,7 +171,8 @@ impl App {
             if let Some(listener) = listener? {
                 self.tasks.spawn(async move { node.serve(listener).await });
             }
-            tracing::info!(node = %seat.id, listen = %seat.listen, admin = %seat.admin, "ready");
+            let tls = config.server.tls.is_some();
+            tracing::info!(node = %seat.id, listen = %seat.listen, tls, admin = %seat.admin, "ready");
         }
         Ok(())
     }

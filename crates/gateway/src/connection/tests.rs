@@ -30,7 +30,7 @@ struct Peer {
 impl Peer {
     fn of(rig: &Rig) -> Self {
         let node = rig.inner();
-        let outbox = Arc::new(Outbox::polling(1 << 20, Arc::clone(&node.metrics)));
+        let outbox = Arc::new(Outbox::polling(Arc::clone(&node.terms)));
         let (input, inputs) = mpsc::channel(1);
         let (link, speech) = (Link::polling(inputs), Speech::socket_io(node));
         let connection = connection(node, &outbox, link, speech);
@@ -98,7 +98,7 @@ async fn evicted_and_closed(rig: &Rig, speech: Speech, hello: &str, reason: Disc
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let socket = Socket::new(listener.accept().await.unwrap().0);
-    let outbox = Outbox::websocket(socket, Binary::Frames, 1 << 20, Arc::clone(&node.metrics));
+    let outbox = Outbox::websocket(socket, Binary::Frames, Arc::clone(&node.terms));
     let outbox = Arc::new(outbox);
     let link = Link::websocket(Vec::new(), 1 << 20);
     let connection = connection(node, &outbox, link, speech);

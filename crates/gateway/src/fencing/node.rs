@@ -29,7 +29,7 @@ use crate::dialect::Dialect;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::namespaces::Operations;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Terms};
 use crate::pulse::{Lapse, Pulse};
 use crate::session::{Deed, Holding, Parts, Rule, Session};
 use crate::takeover::Takeovers;
@@ -181,7 +181,7 @@ impl Node {
                 expires_at: None,
             },
             dialect: Dialect::SocketIo(Parser::Text),
-            outbox: Arc::new(Outbox::polling(1_000, Arc::clone(&self.metrics))),
+            outbox: Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&self.metrics)))),
             holding: Some(Holding { claim: claim_id(session), epoch }),
             connected_at_ms: epoch,
         };

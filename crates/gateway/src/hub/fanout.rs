@@ -318,6 +318,7 @@ mod tests {
     use tidegate_protocol::socketio::Parser;
 
     use super::*;
+    use crate::outbox::Terms;
 
     fn job() -> Arc<Job> {
         let publication = Publication {
@@ -333,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_leaves_at_once_or_with_the_next_batch() {
         let metrics = Arc::new(Metrics::new("v", "r").unwrap());
-        let outbox = Arc::new(Outbox::polling(1_000, Arc::clone(&metrics)));
+        let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics))));
         let (queue, answer) = (Queue::new(), Message::engine("6"));
         let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
         assert!(queue.push(job()));

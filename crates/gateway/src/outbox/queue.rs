@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf as _, Bytes};
 
 use crate::message::Message;
-use crate::socket::Socket;
+use crate::socket::{Socket, UNSENT_BYTES_MAX};
 
 /// Slices of one vectored write. The kernel takes 1,024; past 64 the gain per message is lost in the noise, and the
 /// array must fit a stack frame.
@@ -14,6 +14,9 @@ const SLICES_MAX: usize = 64;
 
 /// What an item weighs beside its bytes, about: its place in the queue.
 pub(super) const ITEM_WEIGHT: usize = 64;
+
+/// Most that a socket over TLS may have taken, and not let leave, in bytes with their items' shares.
+pub(super) const UNSENT_WEIGHT_MAX: usize = UNSENT_BYTES_MAX + SLICES_MAX * ITEM_WEIGHT;
 
 /// How a client on a WebSocket takes binary messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tidegate_protocol::socketio::{Encoded, Head};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::tls::testing::{VERSIONS, secure_pair};
 
 const BYTES_MAX: usize = 64 * 1024;
 
@@ -25,7 +27,21 @@ async fn pair(metrics: &Arc<Metrics>) -> (Arc<Outbox>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    (Arc::new(Outbox::websocket(Socket::new(stream), Binary::Frames, BYTES_MAX, Arc::clone(metrics))), peer)
+    (
+        Arc::new(Outbox::websocket(
+            Socket::new(stream),
+            Binary::Frames,
+            Terms::new(BYTES_MAX, Arc::clone(metrics)),
+        )),
+        peer,
+    )
+}
+
+/// The same over TLS, on a socket of which the kernel holds little.
+async fn narrow_secure_pair(metrics: &Arc<Metrics>) -> (Arc<Outbox>, TlsStream<TcpStream>) {
+    let (socket, peer) = secure_pair(VERSIONS[0]).await;
+    let terms = Terms::new(BYTES_MAX, Arc::clone(metrics));
+    (Arc::new(Outbox::websocket(socket, Binary::Frames, terms)), peer)
 }
 
 /// Pushes until the socket takes no more.
@@ -39,7 +55,7 @@ fn fill(outbox: &Outbox) -> usize {
     pushed
 }
 
-async fn read_all(peer: &mut TcpStream, out: &mut BytesMut) {
+async fn read_all(peer: &mut (impl AsyncRead + Unpin), out: &mut BytesMut) {
     while let Ok(Ok(1..)) = tokio::time::timeout(Duration::from_millis(200), peer.read_buf(out)).await {}
 }
 
@@ -68,7 +84,13 @@ async fn what_the_socket_takes_never_waits() {
 
 #[tokio::test]
 async fn what_waits_leaves_in_order_and_whole() {
-    let (outbox, mut peer) = pair(&metrics()).await;
+    let metrics = metrics();
+    leaves_in_order_and_whole(pair(&metrics).await).await;
+    leaves_in_order_and_whole(narrow_secure_pair(&metrics).await).await;
+    assert!(metrics.text().unwrap().contains("tidegate_outbox_bytes 0"));
+}
+
+async fn leaves_in_order_and_whole((outbox, mut peer): (Arc<Outbox>, impl AsyncRead + Unpin)) {
     let mut expected = BytesMut::new();
     let chunk = text(&"x".repeat(8 * 1024), false);
     for _ in 0..fill(&outbox) {
@@ -105,7 +127,7 @@ async fn a_volatile_message_does_not_wait_for_a_blocked_socket() {
 #[tokio::test]
 async fn a_full_outbox_drops_volatile_messages_and_then_the_connection() {
     let metrics = metrics();
-    let outbox = Outbox::polling(1_600, Arc::clone(&metrics));
+    let outbox = Outbox::polling(Terms::new(1_600, Arc::clone(&metrics)));
     assert_eq!(outbox.push(&text(&"v".repeat(600), true)), Pushed::Taken);
     assert_eq!(outbox.push(&text(&"d".repeat(600), false)), Pushed::Taken);
     assert!(metrics.text().unwrap().contains("tidegate_dropped_total{reason=\"volatile\"} 1"));
@@ -145,7 +167,7 @@ async fn a_batch_beyond_the_bound_does_not_close_a_receiver_that_keeps_up() {
 #[tokio::test]
 async fn one_message_beyond_the_bound_is_not_its_receivers_fault() {
     let metrics = metrics();
-    let outbox = Outbox::polling(1_000, Arc::clone(&metrics));
+    let outbox = Outbox::polling(Terms::new(1_000, Arc::clone(&metrics)));
     assert_eq!(outbox.push(&text(&"d".repeat(2_000), false)), Pushed::Taken, "an empty outbox takes it");
     assert_eq!(outbox.push(&text(&"d".repeat(2_000), false)), Pushed::Dropped);
     assert_eq!(outbox.closed(), None);
@@ -170,7 +192,11 @@ async fn corked_messages_leave_together() {
 
 #[tokio::test]
 async fn a_slow_consumer_is_closed_at_its_bound() {
-    let (outbox, mut peer) = pair(&metrics()).await;
+    closed_at_its_bound(pair(&metrics()).await).await;
+    closed_at_its_bound(narrow_secure_pair(&metrics()).await).await;
+}
+
+async fn closed_at_its_bound((outbox, mut peer): (Arc<Outbox>, impl AsyncRead + Unpin)) {
     fill(&outbox);
     let chunk = text(&"y".repeat(8 * 1024), false);
     let mut waiting = 0;
@@ -185,7 +211,7 @@ async fn a_slow_consumer_is_closed_at_its_bound() {
 #[tokio::test]
 async fn an_upgrade_carries_over_what_waits() {
     let metrics = metrics();
-    let polling = Outbox::polling(BYTES_MAX, Arc::clone(&metrics));
+    let polling = Outbox::polling(Terms::new(BYTES_MAX, Arc::clone(&metrics)));
     polling.push(&text("2[\"first\"]", false));
     polling.push(&text("2[\"second\"]", false));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -201,7 +227,7 @@ async fn an_upgrade_carries_over_what_waits() {
 
 #[tokio::test]
 async fn a_poll_takes_everything_that_waits_and_a_second_one_overlaps() {
-    let outbox = Outbox::polling(BYTES_MAX, metrics());
+    let outbox = Outbox::polling(Terms::new(BYTES_MAX, metrics()));
     outbox.push(&text("2[1]", false));
     outbox.push(&text("2[2]", false));
     let Poll::Ready(payload) = outbox.poll() else { panic!("something waits") };
@@ -227,7 +253,7 @@ async fn a_batch_is_appended_and_flushed_once() {
 
 #[tokio::test]
 async fn a_poll_that_went_away_takes_nothing_along() {
-    let outbox = Outbox::polling(BYTES_MAX, metrics());
+    let outbox = Outbox::polling(Terms::new(BYTES_MAX, metrics()));
     let Poll::Pending(gone) = outbox.poll() else { panic!("nothing waits") };
     drop(gone);
     assert!(outbox.append(&text("2[1]", false)));
@@ -236,4 +262,58 @@ async fn a_poll_that_went_away_takes_nothing_along() {
     let Poll::Ready(payload) = outbox.poll() else { panic!("it still waits") };
     assert_eq!(payload, "42[1]\u{1e}42[2]");
     assert!(outbox.is_drained());
+}
+
+/// A message that the socket took, and whose ciphertext is still there.
+#[tokio::test]
+async fn what_is_only_encrypted_has_not_left() {
+    let (outbox, mut peer) = narrow_secure_pair(&metrics()).await;
+    let message = text(&"x".repeat(2_000), false);
+    let (mut expected, before) = (BytesMut::new(), outbox.taken());
+    while !outbox.is_clogged() {
+        assert_eq!(outbox.push(&message), Pushed::Taken);
+        expected.extend_from_slice(message.websocket());
+    }
+    {
+        let state = outbox.state.lock();
+        assert_eq!(state.bytes, 0, "nothing waits in the outbox itself");
+        assert!(state.blocked, "the connection's task looks after the socket");
+    }
+    assert!(!outbox.is_drained() && !outbox.has_written(before));
+    assert_eq!(outbox.push(&text("2[\"v\"]", true)), Pushed::Dropped, "as with any blocked socket");
+    outbox.watch();
+    assert!(!outbox.take_news());
+    let mut received = vec![0; expected.len()];
+    let reading = async { peer.read_exact(&mut received).await.unwrap() };
+    tokio::join!(reading, flush_when_writable(&outbox));
+    assert!(received == expected);
+    assert!(outbox.take_news() && outbox.has_written(before));
+    assert!(!outbox.state.lock().blocked);
+}
+
+#[tokio::test]
+async fn the_last_message_and_all_before_it_arrive_before_the_end() {
+    let (outbox, mut peer) = narrow_secure_pair(&metrics()).await;
+    let chunk = text(&"x".repeat(8 * 1024), false);
+    let mut expected = BytesMut::new();
+    for _ in 0..fill(&outbox) {
+        expected.extend_from_slice(chunk.websocket());
+    }
+    let message = text("2[\"n\"]", false);
+    assert_eq!(outbox.push(&message), Pushed::Taken);
+    expected.extend_from_slice(message.websocket());
+    outbox.close(DisconnectReason::ServerShuttingDown);
+    let last = Bytes::from_static(b"\x88\x02\x03\xe8");
+    expected.extend_from_slice(&last);
+    let idle = Message::engine("6");
+    assert!(!outbox.push_last(last, &idle, &idle));
+    let ending = async {
+        flush_when_writable(&outbox).await;
+        outbox.abandon();
+    };
+    let mut received = Vec::new();
+    // Which fails unless a goodbye was said.
+    let reading = async { peer.read_to_end(&mut received).await.unwrap() };
+    tokio::join!(reading, ending);
+    assert!(received == expected, "{} bytes of {}", received.len(), expected.len());
 }

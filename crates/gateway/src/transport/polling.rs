@@ -35,7 +35,7 @@ const INPUT_MAX: usize = 4;
 /// Opens a polling connection; the answer is its first packet.
 pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
     let id = EngineId::random();
-    let outbox = Arc::new(Outbox::polling(node.options.limits.outbox_bytes_max, Arc::clone(&node.metrics)));
+    let outbox = Arc::new(Outbox::polling(Arc::clone(&node.terms)));
     let (input, receiver) = mpsc::channel(INPUT_MAX);
     let polling = Polling {
         outbox: Arc::clone(&outbox),

@@ -13,7 +13,6 @@ use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::{NOOP_TICK_MS, Probe, ProbeStep, Refusal, Transport};
 use tidegate_protocol::plain::Format;
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
-use tokio::net::TcpStream;
 
 use super::{open_packet, refuse};
 use crate::connection::{Connection, Link, Plain, Speech, UNAUTHENTICATED_BYTES_MAX};
@@ -44,6 +43,7 @@ impl Raw {
         let goodbye = websocket::close(None, "");
         // Whether the peer still hears it does not matter.
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.socket.write_all(&goodbye)).await;
+        self.socket.finish();
     }
 }
 
@@ -71,13 +71,13 @@ async fn raw(future: UpgradeFut) -> Option<Raw> {
         }
         Err(_) => return None,
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Socket>>() {
         Ok(parts) => {
             // A copy, since the buffer it stands in is hyper's 8 KiB.
-            Some(Raw { socket: Socket::new(parts.io.into_inner()), unread: parts.read_buf.to_vec() })
+            Some(Raw { socket: parts.io.into_inner(), unread: parts.read_buf.to_vec() })
         }
         Err(_) => {
-            tracing::error!("an upgraded connection is no TCP stream");
+            tracing::error!("an upgraded connection is no socket of ours");
             None
         }
     }
@@ -105,13 +105,11 @@ pub(super) fn open(
     tracker.spawn(async move {
         let Some(raw) = raw(future).await else { return };
         let id = EngineId::random();
-        let outbox_bytes_max = node.options.limits.outbox_bytes_max;
         let binary = match opening {
             Opening::Engine(binary) => binary,
             Opening::Plain(_) => Binary::Frames,
         };
-        let outbox =
-            Arc::new(Outbox::websocket(raw.socket, binary, outbox_bytes_max, Arc::clone(&node.metrics)));
+        let outbox = Arc::new(Outbox::websocket(raw.socket, binary, Arc::clone(&node.terms)));
         node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
         node.metrics.connections_websocket.inc();
         let speech = match opening {

@@ -108,6 +108,7 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation, page: O
                 .map(|network| network.parse().expect("the configuration checks networks"))
                 .collect(),
             connections_max: server.connections_max,
+            tls: server.tls.clone(),
             page,
         },
         limits: Limits {

@@ -10,6 +10,7 @@ mod namespace;
 mod relations;
 pub mod schema;
 mod settings;
+mod tls;
 mod value;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use tidegate_core::NodeId;
 use tidegate_core::offline::Quotas;
+use tidegate_gateway::tls::Credentials;
 
 pub use auth::Auth;
 pub use fault::{Fault, Origin};
@@ -94,6 +96,8 @@ pub struct Server {
     pub trusted_proxies: Vec<String>,
     /// Most connections.
     pub connections_max: usize,
+    /// What the client port shows over TLS, if it speaks it.
+    pub tls: Option<Credentials>,
 }
 
 /// `[engine]`
@@ -216,21 +220,22 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self, Vec<Fault>> {
         let mut settings = Settings::read(sources);
         let auth = auth::read(&mut settings);
+        let tls = tls::read(&mut settings);
         // Five seconds are plenty for a client that has its token at hand, and short for one that has none.
         let connect_timeout_ms = if matches!(auth, Some(Auth::Jwt(_))) { 5_000 } else { 45_000 };
         settings.derive("engine.connect_timeout_ms", Value::Number(connect_timeout_ms));
         relations::check(&mut settings, sources.nodes);
         match auth {
-            Some(auth) if settings.faults().is_empty() => Ok(Self::of(settings, auth, sources.nodes)),
+            Some(auth) if settings.faults().is_empty() => Ok(Self::of(settings, auth, tls, sources.nodes)),
             _ => Err(settings.faults().to_vec()),
         }
     }
 
-    fn of(settings: Settings, auth: Auth, nodes: u16) -> Self {
+    fn of(settings: Settings, auth: Auth, tls: Option<Credentials>, nodes: u16) -> Self {
         let config = Self {
             nodes,
             dev: settings.is_dev(),
-            server: Server::of(&settings),
+            server: Server::of(&settings, tls),
             engine: Engine::of(&settings),
             redis: Redis::of(&settings),
             command_timeout: milliseconds(&settings, "redis.command_timeout_ms"),
@@ -256,7 +261,7 @@ impl Config {
 }
 
 impl Server {
-    fn of(settings: &Settings) -> Self {
+    fn of(settings: &Settings, tls: Option<Credentials>) -> Self {
         Self {
             listen: address(settings, "server.listen"),
             admin_listen: address(settings, "server.admin_listen"),
@@ -266,6 +271,7 @@ impl Server {
             allowed_origins: settings.list("server.allowed_origins").to_vec(),
             trusted_proxies: settings.list("server.trusted_proxies").to_vec(),
             connections_max: size(settings, "server.connections_max"),
+            tls,
         }
     }
 }

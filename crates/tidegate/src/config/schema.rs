@@ -18,8 +18,10 @@ pub const KEYS: &[Key] = &[
     list("server.trusted_proxies", check::network, &[], "Addresses or networks of proxies whose X-Forwarded-For is believed."),
     number("server.connections_max", 100_000, 1, 10_000_000, "connections", "Most connections this node accepts; further handshakes are answered with 503."),
     later("server.advertise_url"),
-    later("server.tls.cert"),
-    later("server.tls.key"),
+    text("server.tls.cert", check::any, Preset::Unset("\"/etc/tidegate/tls.pem\""), "File with the certificate of the client port in PEM, and behind it those that lead to its authority. With it the port speaks TLS 1.2 and 1.3 and nothing else: clients connect to https:// and wss://. Needs server.tls.key. Read once, at the start.")
+        .mask(Mask::PemOrPath),
+    text("server.tls.key", check::any, Preset::Unset("\"/etc/tidegate/tls.key\""), "File with the certificate's private key in PEM, without a passphrase. ECDSA with P-256 costs least per handshake.")
+        .mask(Mask::PemOrPath),
 
     text("engine.path", check::path, Preset::Text("/socket.io/"), "Path of Engine.IO, with both slashes."),
     number("engine.ping_interval_ms", 25_000, 10, 86_400_000, MS, "From the answer to one ping to the next ping."),

@@ -358,3 +358,74 @@ fn the_effective_configuration_reads_back_and_hides_secrets() {
         assert!(shown.lines().any(|line| line.trim_start_matches("# ").starts_with(name)), "{}", key.path);
     }
 }
+
+/// A file of the test certificates, or a name that there is none of.
+fn certificate(name: &str) -> String {
+    format!("{}/../test/certificates/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key() {
+    let tls = |lines: &[(&str, &str)]| {
+        let lines: String =
+            lines.iter().map(|(key, name)| format!("server.tls.{key} = '{}'\n", certificate(name))).collect();
+        open(&lines)
+    };
+    assert!(Config::load(&open("")).unwrap().server.tls.is_none());
+    let config = Config::load(&tls(&[("cert", "server.pem"), ("key", "server.key")])).unwrap();
+    assert!(config.server.tls.is_some());
+    assert!(config.effective().contains("tls.cert = \"/"));
+
+    for (cert, key, wanted) in [
+        (Some("server.pem"), None, "server.tls.key: must be set, too, since server.tls.cert is"),
+        (None, Some("server.key"), "server.tls.cert: must be set, too, since server.tls.key is"),
+        (
+            Some("none.pem"),
+            Some("server.key"),
+            "server.tls.cert = \"/…none.pem\" (file, line 2): must name a file that can be read: No such file",
+        ),
+        (
+            Some("server.pem"),
+            Some("."),
+            "server.tls.key = \"/….\" (file, line 3): must name a file that can be read: Is a directory",
+        ),
+        (
+            Some("server.key"),
+            Some("server.key"),
+            "server.tls.cert = \"/…server.key\" (file, line 2): holds no certificate in PEM",
+        ),
+        (
+            Some("server.pem"),
+            Some("ca.pem"),
+            "server.tls.key = \"/…ca.pem\" (file, line 3): holds no private key in PEM",
+        ),
+        (
+            Some("server.pem"),
+            Some("other.key"),
+            "server.tls.key = \"/…other.key\" (file, line 3): is not the key of the first certificate",
+        ),
+        (
+            Some("server.pem"),
+            Some("encrypted.key"),
+            "server.tls.key = \"/…encrypted.key\" (file, line 3): is protected by a passphrase",
+        ),
+    ] {
+        let lines: Vec<_> =
+            [("cert", cert), ("key", key)].into_iter().filter_map(|(key, name)| Some((key, name?))).collect();
+        let fault = only_fault(&tls(&lines)).replace(&certificate(""), "/…");
+        assert!(fault.starts_with(wanted), "{fault}");
+    }
+
+    // Both are told of.
+    let missing = faults(&tls(&[("cert", "no.pem"), ("key", "no.key")]));
+    assert_eq!(missing.len(), 2, "{missing:?}");
+
+    // The key itself, where its file's name belongs, is not shown.
+    let pem = std::fs::read_to_string(certificate("server.key")).unwrap();
+    let environment =
+        [("TIDEGATE_SERVER__TLS__KEY", pem.as_str()), ("TIDEGATE_SERVER__TLS__CERT", "hunter2")];
+    let shown = faults(&sources("auth.mode = \"none\"", &environment, &[])).concat();
+    assert!(shown.contains("-----BEGIN PRIVATE KEY----- ..."), "{shown}");
+    assert!(!pem.lines().any(|line| line.len() > 40 && shown.contains(line)), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
