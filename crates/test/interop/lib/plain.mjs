@@ -82,8 +82,8 @@ export class Plain {
 }
 
 /** Opens `/ws`, or gives the refusal: a Plain, or `{ status, headers, body }`. */
-export function open(stage, url, { formats = [JSON_FORMAT], headers = {}, autoPong = true } = {}) {
-  const socket = new WebSocket(`${url.replace('http', 'ws')}/ws`, formats, { headers, autoPong, perMessageDeflate: false });
+export function open(stage, url, { formats = [JSON_FORMAT], headers = {}, autoPong = true, ca } = {}) {
+  const socket = new WebSocket(`${url.replace('http', 'ws')}/ws`, formats, { headers, autoPong, ca, perMessageDeflate: false });
   stage.defer(() => socket.terminate());
   const plain = new Plain(socket, formats[0] === MSGPACK_FORMAT);
   return handshake(socket, plain);

@@ -77,11 +77,11 @@ export class Tidegate {
   #lines = [];
   #stopping = false;
 
-  constructor(child, host, port, nodes) {
+  constructor(child, scheme, host, port, nodes) {
     this.#child = child;
     this.port = port;
     this.ports = Array.from({ length: nodes }, (_, node) => port + 10 * node);
-    this.urls = this.ports.map((each) => `http://${host}:${each}`);
+    this.urls = this.ports.map((each) => `${scheme}://${host}:${each}`);
     this.admins = this.ports.map((each) => `http://${host}:${each + 1}`);
     [this.url] = this.urls;
     [this.admin] = this.admins;
@@ -126,12 +126,12 @@ export class Tidegate {
     });
   }
 
-  static async start(stage, { args, env, host, port, nodes, cell }) {
+  static async start(stage, { args, env, scheme, host, port, nodes, cell }) {
     await access(BINARY);
     // What enters the namespace becomes the program: the child's id is the program's.
     const [program, ...rest] = [...(cell ? ['nsenter', `--net=/run/netns/${cell.name}`, '--'] : []), BINARY, ...args];
     const child = spawn(program, rest, { env: { ...cleanEnvironment(), ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
-    const tidegate = new Tidegate(child, host, port, nodes);
+    const tidegate = new Tidegate(child, scheme, host, port, nodes);
     stage.defer(() => tidegate.stop());
     await tidegate.#untilReady(nodes);
     return tidegate;
@@ -208,7 +208,7 @@ export class Tidegate {
 
 /**
  * Starts `tidegate serve`.
- * `settings` become environment variables, `config` (TOML text) a file; `dev` is on unless switched off. In a `cell`
+ * `settings` become environment variables (with those of TLS, clients are told `https`), `config` (TOML text) a file; `dev` is on unless switched off. In a `cell`
  * it is reached, and reaches Redis, over the links of that.
  */
 export async function startTidegate(stage, { settings = {}, config, dev = true, nodes = 1, redis, nodeId, port, cell } = {}) {
@@ -221,5 +221,6 @@ export async function startTidegate(stage, { settings = {}, config, dev = true, 
   if (nodeId) args.push('--node-id', nodeId);
   if (config) args.push('--config', await configFile(stage, config));
   const env = { TIDEGATE_LOG__FORMAT: 'json', TIDEGATE_DRAIN__TIMEOUT_MS: String(DRAIN_TIMEOUT_MS), ...environment(settings) };
-  return Tidegate.start(stage, { args, env, host, port: base, nodes, cell });
+  const scheme = settings.server?.tls ? 'https' : 'http';
+  return Tidegate.start(stage, { args, env, scheme, host, port: base, nodes, cell });
 }
