@@ -193,15 +193,17 @@ async fn secure(
 /// peer's affair.
 async fn connection(socket: Socket, peer: SocketAddr, routes: Routes, closing: CancellationToken) {
     let service = service_fn(move |request: Request<Incoming>| routes.call(peer, request.map(Body::new)));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .half_close(false)
-        .serve_connection(TokioIo::new(socket), service)
-        .with_upgrades();
-    tokio::pin!(connection);
+    // Pinned where it is made: a binding more would be its size more for every task.
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .half_close(false)
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades()
+    );
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = closing.cancelled() => {

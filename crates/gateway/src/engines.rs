@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use tidegate_core::{DisconnectReason, NodeId, SessionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use crate::letterbox::Letterbox;
 use crate::outbox::{Binary, Outbox};
 use crate::socket::Socket;
 
@@ -54,7 +55,7 @@ pub(crate) enum Engine {
 /// The meeting point of a polling session's requests and its connection.
 pub(crate) struct Polling {
     pub(crate) outbox: Arc<Outbox>,
-    pub(crate) input: mpsc::Sender<Input>,
+    pub(crate) input: Arc<Letterbox>,
     /// A POST is under way; a second one is a violation.
     pub(crate) posting: AtomicBool,
     /// A WebSocket probes; a second one is turned away.
@@ -67,7 +68,7 @@ pub(crate) struct Polling {
     pub(crate) joined: AtomicBool,
 }
 
-/// What a request brings to a polling connection. No larger than a pointer, since a channel has room for 32 at once.
+/// What a request brings to a polling connection.
 pub(crate) enum Input {
     /// The body of a POST.
     Payload(Box<Payload>),

@@ -30,6 +30,7 @@ mod hub;
 mod inbound;
 mod inbox;
 mod interest;
+mod letterbox;
 mod message;
 mod metrics;
 pub mod namespaces;

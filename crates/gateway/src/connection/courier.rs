@@ -140,12 +140,12 @@ mod tests {
     use tidegate_core::memory::Exchange;
     use tidegate_core::offline::{Letter, Sender, Serial};
     use tidegate_msgpack::write;
-    use tokio::sync::mpsc;
 
     use super::*;
     use crate::connection::{Link, Speech};
     use crate::engines::EngineId;
     use crate::inbox::Settling;
+    use crate::letterbox::Letterbox;
     use crate::rig::Rig;
 
     #[derive(Default)]
@@ -173,7 +173,7 @@ mod tests {
         node.offline.send(letter).await.unwrap();
         session.inbox.begin(Settling::Each, Serial::ZERO, &node.window(), 0);
         let admitted = node.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
-        let link = Link::polling(mpsc::channel(1).1);
+        let link = Link::polling(Letterbox::new().1);
         let speech = Speech::socket_io(node);
         let outbox = Arc::clone(&session.outbox);
         let mut connection =

@@ -7,11 +7,11 @@ use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::payload::{self, Piece};
 use tidegate_protocol::engineio::{Packet, ParseError};
 use tidegate_protocol::websocket::{self, Incoming, Opcode, Role};
-use tokio::sync::mpsc;
 
 use super::close::Close;
 use super::{Connection, Exit, Speech, UNAUTHENTICATED_BYTES_MAX, millis};
 use crate::engines::{Engine, Input, Payload, Upgraded};
+use crate::letterbox::Letters;
 use crate::message::Message;
 
 /// One worker's read buffer, which all its connections share. What a message needs beyond one read is kept by its
@@ -37,7 +37,7 @@ pub(crate) struct Frames {
 
 /// The requests of a polling client.
 pub(crate) struct Polled {
-    input: mpsc::Receiver<Input>,
+    input: Letters,
     /// The payload that is being looked at, and how far.
     payload: Option<(Box<Payload>, usize)>,
 }
@@ -48,7 +48,7 @@ impl Link {
         Self::WebSocket(Frames { decoder, unread: unread.into() })
     }
 
-    pub(crate) fn polling(input: mpsc::Receiver<Input>) -> Self {
+    pub(crate) fn polling(input: Letters) -> Self {
         Self::Polling(Box::new(Polled { input, payload: None }))
     }
 
@@ -61,7 +61,6 @@ impl Link {
         if let Self::Polling(polled) = self {
             polled.payload = None;
             polled.input.close();
-            while polled.input.try_recv().is_ok() {}
         }
     }
 }
@@ -99,7 +98,7 @@ impl Connection {
             }
             Link::WebSocket(_) => SCRATCH.with_borrow_mut(|scratch| self.poll_read(scratch, context)),
             Link::Polling(polled) if polled.payload.is_some() => Poll::Ready(self.next_piece()),
-            Link::Polling(polled) => match ready!(polled.input.poll_recv(context)) {
+            Link::Polling(polled) => match ready!(polled.input.poll_next(context)) {
                 None => Poll::Ready(Err(Exit::because(DisconnectReason::TransportClose))),
                 Some(Input::Violation(reason)) => Poll::Ready(Err(Exit::because(reason))),
                 Some(Input::Payload(posted)) => {

@@ -8,10 +8,11 @@ use tidegate_core::memory::Exchange;
 use tidegate_protocol::plain::Format;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::engines::{Input, Payload};
+use crate::letterbox::Letterbox;
 use crate::outbox::{Binary, Poll as Polled};
 use crate::rig::Rig;
 use crate::socket::Socket;
@@ -24,14 +25,14 @@ fn connection(node: &Arc<Inner>, outbox: &Arc<Outbox>, link: Link, speech: Speec
 /// A polling client of the node, by hand.
 struct Peer {
     outbox: Arc<Outbox>,
-    input: mpsc::Sender<Input>,
+    input: Arc<Letterbox>,
 }
 
 impl Peer {
     fn of(rig: &Rig) -> Self {
         let node = rig.inner();
         let outbox = Arc::new(Outbox::polling(Arc::clone(&node.terms)));
-        let (input, inputs) = mpsc::channel(1);
+        let (input, inputs) = Letterbox::new();
         let (link, speech) = (Link::polling(inputs), Speech::socket_io(node));
         let connection = connection(node, &outbox, link, speech);
         node.spawn(Arc::clone(&outbox), connection.run());
@@ -147,7 +148,7 @@ async fn a_token_that_expires_while_the_connection_ends_is_seen_to_on_the_way_ou
     let node = rig.inner();
     let session = rig.seat_until("ann", Some(1)).await;
     let outbox = Arc::clone(&session.outbox);
-    let (link, speech) = (Link::polling(mpsc::channel(1).1), Speech::socket_io(node));
+    let (link, speech) = (Link::polling(Letterbox::new().1), Speech::socket_io(node));
     let mut connection = connection(node, &outbox, link, speech);
     connection.sessions.push(Arc::clone(&session));
     outbox.close(DisconnectReason::ServerShuttingDown);

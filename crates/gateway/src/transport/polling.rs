@@ -12,11 +12,12 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::engineio::Transport;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Answer, open_packet, refuse};
 use crate::connection::{Connection, Link, Speech, UNAUTHENTICATED_BYTES_MAX};
 use crate::engines::{Engine, EngineId, Exclusive, Input, Payload, Polling};
+use crate::letterbox::Letterbox;
 use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::{Outbox, Poll};
@@ -29,14 +30,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const DISCARD_BYTES_MAX: usize = 32 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Requests that may wait for one connection: one POST, one violation, one upgrade. More cannot come at once.
-const INPUT_MAX: usize = 4;
-
 /// Opens a polling connection; the answer is its first packet.
 pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
     let id = EngineId::random();
     let outbox = Arc::new(Outbox::polling(Arc::clone(&node.terms)));
-    let (input, receiver) = mpsc::channel(INPUT_MAX);
+    let (input, letters) = Letterbox::new();
     let polling = Polling {
         outbox: Arc::clone(&outbox),
         input,
@@ -52,7 +50,7 @@ pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
         Arc::clone(node),
         outbox,
         id,
-        Link::polling(receiver),
+        Link::polling(letters),
         Speech::socket_io(node),
         admitted,
     );
@@ -80,7 +78,7 @@ struct Pending {
 }
 
 impl Pending {
-    fn is_answered(mut self) {
+    fn finish(mut self) {
         self.answered = true;
     }
 }
@@ -115,7 +113,7 @@ pub(super) fn get(polling: Arc<Polling>) -> Answer {
             let pending = Pending { polling, answered: false };
             Answer::later(async move {
                 let payload = payload.await;
-                pending.is_answered();
+                pending.finish();
                 match payload {
                     Ok(payload) => packets(payload),
                     // The connection ended without a word, which only a defect or a shutdown does.
