@@ -80,6 +80,30 @@ fn what_comes_twice_makes_a_run_fail_and_is_named() {
 }
 
 #[test]
+fn what_is_lost_or_out_of_order_makes_a_run_fail_and_is_named() {
+    // In a closed loop, where those that follow leave all the same, and at a rate; by one process and by two.
+    let cases = [
+        (Fault::Loses(25), "fanout --messages 40 --in-flight 8", "3 missing"),
+        (Fault::Loses(25), "crossnode --messages 40 --rate 100 --processes 2", "3 missing"),
+        (Fault::Swaps(25), "fanout --messages 40 --in-flight 8", "3 late"),
+        (Fault::Swaps(25), "fanout --messages 40 --in-flight 8 --processes 2", "3 late"),
+        (Fault::Swaps(25), "crossnode --messages 40 --rate 100", "3 late"),
+    ];
+    std::thread::scope(|scope| {
+        for (fault, arguments, reason) in cases {
+            scope.spawn(move || {
+                let url = serve(fault);
+                let output = run(&format!("{arguments} --url {url} --url {url} --subscribers 3 --warm-up 0"));
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(output.status.code(), Some(1), "{arguments}: {text}");
+                let told = text.lines().find_map(|line| line.strip_prefix("  NOT SOUND: "));
+                assert_eq!(told, Some(reason), "{arguments}: {text}");
+            });
+        }
+    });
+}
+
+#[test]
 fn refusals_make_a_run_fail() {
     let url = serve(Fault::Refuses);
     let output = run(&format!("acks --url {url} --connections 2 --seconds 0.1 --warm-up 0"));

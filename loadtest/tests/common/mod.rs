@@ -14,12 +14,22 @@ pub(crate) enum Fault {
     None,
     /// Sends message number so many twice.
     Repeats(u64),
+    /// Keeps message number so many for itself.
+    Loses(u64),
+    /// Sends message number so many after the one that follows it.
+    Swaps(u64),
     /// Answers every event with a refusal.
     Refuses,
 }
 
-/// Whom a room's messages go to.
-type Rooms = Arc<Mutex<HashMap<String, Vec<Arc<Mutex<TcpStream>>>>>>;
+/// Whom a room's messages go to, and what is held back.
+type Rooms = Arc<Mutex<HashMap<String, Room>>>;
+
+#[derive(Default)]
+struct Room {
+    members: Vec<Arc<Mutex<TcpStream>>>,
+    held: Option<String>,
+}
 
 /// Starts one, which runs as long as the test does, and gives its URL.
 pub(crate) fn serve(fault: Fault) -> String {
@@ -55,7 +65,9 @@ fn converse(mut stream: TcpStream, rooms: &Rooms, fault: Fault) -> io::Result<()
             let arguments: serde_json::Value = serde_json::from_str(arguments)?;
             let room = arguments[1]["room"].as_str().unwrap_or_default();
             match arguments[0].as_str() {
-                Some("join") => rooms.lock().unwrap().entry(room.to_owned()).or_default().push(own.clone()),
+                Some("join") => {
+                    rooms.lock().unwrap().entry(room.to_owned()).or_default().members.push(own.clone())
+                }
                 Some("publish") => publish(rooms, &own, room, &arguments[1]["data"], fault)?,
                 _ => {}
             }
@@ -74,14 +86,25 @@ fn publish(
     data: &serde_json::Value,
     fault: Fault,
 ) -> io::Result<()> {
-    let number = data.as_str().and_then(|data| data.get(1..11)?.parse().ok());
-    let times = if number.is_some_and(|number| fault == Fault::Repeats(number)) { 2 } else { 1 };
+    let number: Option<u64> = data.as_str().and_then(|data| data.get(1..11)?.parse().ok());
+    let message = format!(r#"42["bench",{data},{{"id":"x"}}]"#);
     // The lock keeps the order of a publisher the same for all.
-    let rooms = rooms.lock().unwrap();
-    for member in rooms.get(room).into_iter().flatten().filter(|member| !Arc::ptr_eq(member, own)) {
-        for _ in 0..times {
+    let mut rooms = rooms.lock().unwrap();
+    let Some(room) = rooms.get_mut(room) else { return Ok(()) };
+    let is_at = |at| number == Some(at);
+    let messages = match fault {
+        Fault::Repeats(at) if is_at(at) => vec![message.clone(), message],
+        Fault::Loses(at) if is_at(at) => Vec::new(),
+        Fault::Swaps(at) if is_at(at) => {
+            room.held = Some(message);
+            Vec::new()
+        }
+        _ => std::iter::once(message).chain(room.held.take()).collect(),
+    };
+    for member in room.members.iter().filter(|member| !Arc::ptr_eq(member, own)) {
+        for message in &messages {
             // One that has gone is told nothing.
-            let _ = send(member, &format!(r#"42["bench",{data},{{"id":"x"}}]"#));
+            let _ = send(member, message);
         }
     }
     Ok(())
