@@ -41,10 +41,13 @@ test-the-tests: ## The official clients' tests against a stock server, which mus
 	cd crates/test/interop && npm ci --no-audit --no-fund && npm run test:stock
 
 .PHONY: lint
-lint: ## Format and lints.
-	@crates/test/tools.sh build
+lint: ## Format and lints of Rust, the shell's scripts and C.
+	@crates/test/tools.sh build shellcheck
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	shellcheck -x $$(git grep -lE '^#!.*\bsh$$|^#!.*\bbash$$|^# shellcheck shell')
+	$(MAKE) -B -C loadtest/peers/floor FLOOR=$(CURDIR)/target/floor CFLAGS='-O2 -Wall -Wextra -Werror'
+	@echo 'NOT BUILT: loadtest/peers/socketioxide, a workspace of its own that takes minutes; side-by-side.sh does'
 
 .PHONY: fuzz
 fuzz: ## Every parser's fuzz target for SECONDS_PER_TARGET seconds.
