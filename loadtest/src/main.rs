@@ -38,6 +38,7 @@ mod stamp;
 mod takeover;
 mod tally;
 mod target;
+mod threads;
 mod times;
 mod watch;
 mod worker;

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::process::Cpu;
 use crate::redis::{Cost, Counts, Redis};
+use crate::threads::Threads;
 
 /// How long what a phase has set off may take to end, before it is added up. A node keeps the subscriptions of a
 /// session for half a second after it.
@@ -25,6 +26,7 @@ pub(crate) struct Meter {
 pub(crate) struct Reading {
     at: Instant,
     servers: Vec<Cpu>,
+    threads: Threads,
     tools: Vec<Cpu>,
     redis: Option<Counts>,
     redis_process: Option<Cpu>,
@@ -36,6 +38,8 @@ pub(crate) struct Spent {
     pub(crate) seconds: f64,
     /// Each server's process.
     pub(crate) servers: Vec<Cpu>,
+    /// The share of each of their threads, the busiest first.
+    pub(crate) threads: Vec<f64>,
     /// Each process of this tool.
     pub(crate) tools: Vec<Cpu>,
     pub(crate) redis: Option<Cost>,
@@ -80,6 +84,7 @@ impl Meter {
         Ok(Reading {
             at: Instant::now(),
             servers: each(&self.servers)?,
+            threads: Threads::of(&self.servers)?,
             tools: each(&self.tools)?,
             redis: self.redis.as_mut().map(Redis::counts).transpose()?,
             redis_process: self.redis_pid.map(|pid| Cpu::of(&[pid])).transpose()?,
@@ -137,6 +142,7 @@ impl Reading {
         Spent {
             seconds: (self.at - before.at).as_secs_f64(),
             servers: each(&self.servers, &before.servers),
+            threads: self.threads.shares_since(&before.threads),
             tools: each(&self.tools, &before.tools),
             redis: self.redis.as_ref().zip(before.redis.as_ref()).map(|(now, before)| now.since(before)),
             redis_process: self
@@ -280,6 +286,7 @@ mod tests {
         let cpu = |total_ns| Cpu { total_ns, ..Cpu::default() };
         let spent = Spent {
             seconds: 2.0,
+            threads: Vec::new(),
             servers: vec![cpu(4_000_000), cpu(6_000_000)],
             tools: vec![cpu(1_000_000)],
             redis: Some(cost(60.0, 800.0)),

@@ -176,6 +176,9 @@ pub(crate) fn rates(record: &mut Record, spent: &Spent, count: u64, many: &str, 
         record.figures.add(format!("server CPU, us per {one}"), cpu.us_per(count));
         let all = (cpu.user_ms + cpu.system_ms).max(1) as f64;
         record.figures.add("server CPU, share of the kernel", cpu.system_ms as f64 / all);
+        for (at, share) in spent.threads.iter().enumerate().filter(|_| spent.threads.len() > 1) {
+            record.figures.add(format!("server thread {}, share of its CPU", at + 1), *share);
+        }
     }
     record.figures.add(format!("load CPU, us per {one}"), spent.load().us_per(count));
 }
