@@ -29,7 +29,13 @@ thread_local! {
         const { RefCell::new(Randomness { bytes: [0; RANDOM_BYTES], used: RANDOM_BYTES }) };
 }
 
-fn random<const N: usize>() -> [u8; N] {
+/// Random bytes for something that nobody may guess. At most 1,024 at a time.
+///
+/// # Panics
+/// When the system has no random source.
+#[must_use]
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    const { assert!(N <= RANDOM_BYTES) };
     RANDOMNESS.with_borrow_mut(|randomness| {
         if randomness.used + N > RANDOM_BYTES {
             getrandom::fill(&mut randomness.bytes)
@@ -48,7 +54,7 @@ fn random<const N: usize>() -> [u8; N] {
 /// Twenty characters of base64url that hold 120 random bits.
 #[must_use]
 pub fn random_token() -> String {
-    URL_SAFE_NO_PAD.encode(random::<15>())
+    URL_SAFE_NO_PAD.encode(random_bytes::<15>())
 }
 
 macro_rules! name {
@@ -170,7 +176,7 @@ impl NodeId {
     /// A random id of eight characters, for a node that was given none.
     #[must_use]
     pub fn random() -> Self {
-        Self(URL_SAFE_NO_PAD.encode(random::<6>()).into())
+        Self(URL_SAFE_NO_PAD.encode(random_bytes::<6>()).into())
     }
 
     /// The id itself.
@@ -194,7 +200,7 @@ impl Incarnation {
     /// A new one.
     #[must_use]
     pub fn random() -> Self {
-        Self(URL_SAFE_NO_PAD.encode(random::<12>()).into())
+        Self(URL_SAFE_NO_PAD.encode(random_bytes::<12>()).into())
     }
 
     /// The characters.
@@ -223,7 +229,7 @@ impl ClaimId {
     pub fn random() -> Self {
         let mut id = [0; CLAIM_ID_LENGTH];
         URL_SAFE_NO_PAD
-            .encode_slice(random::<12>(), &mut id)
+            .encode_slice(random_bytes::<12>(), &mut id)
             .expect("twelve bytes are sixteen characters of base64");
         Self(id)
     }
@@ -258,7 +264,7 @@ impl SessionId {
     pub fn random() -> Self {
         let mut id = [0; SESSION_ID_LENGTH];
         URL_SAFE_NO_PAD
-            .encode_slice(random::<15>(), &mut id)
+            .encode_slice(random_bytes::<15>(), &mut id)
             .expect("fifteen bytes are twenty characters of base64");
         Self(id)
     }
@@ -300,7 +306,7 @@ impl MessageId {
     /// An id for a message of `unix_ms`.
     #[must_use]
     pub fn new(unix_ms: u64) -> Self {
-        let mut raw = random::<15>();
+        let mut raw = random_bytes::<15>();
         raw[..6].copy_from_slice(&unix_ms.to_be_bytes()[2..]);
         let mut id = [0; 20];
         URL_SAFE_NO_PAD.encode_slice(raw, &mut id).expect("fifteen bytes are twenty characters of base64");

@@ -6,40 +6,51 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use foldhash::HashMap;
 use parking_lot::Mutex;
-use tidegate_core::{DisconnectReason, NodeId, SessionId};
+use tidegate_core::{DisconnectReason, NodeId, ids};
 use tokio::sync::oneshot;
 
 use crate::letterbox::Letterbox;
 use crate::outbox::{Binary, Outbox};
 use crate::socket::Socket;
 
+/// Random bytes of a sid, and the characters they are written in.
+const ID_BYTES: usize = 15;
+const ID_LENGTH: usize = 20;
+
 /// Parts of the table, so that handshakes on several workers seldom meet. A power of two.
 const PARTS: usize = 16;
 
-/// The random part of a sid.
+/// The random part of a sid, as bytes: every connection is an entry of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct EngineId(SessionId);
+pub(crate) struct EngineId([u8; ID_BYTES]);
 
 impl EngineId {
     pub(crate) fn random() -> Self {
-        Self(SessionId::random())
+        Self(ids::random_bytes())
     }
 
     /// The whole sid, as the client is told.
     pub(crate) fn sid(&self, node: &NodeId) -> String {
-        format!("{}{node}", self.0)
+        format!("{}{node}", URL_SAFE_NO_PAD.encode(self.0))
     }
 
     /// The session that `sid` names, if it is one of `node`.
     pub(crate) fn parse(sid: &str, node: &NodeId) -> Option<Self> {
-        let (random, owner) = sid.split_at_checked(tidegate_core::ids::SESSION_ID_LENGTH)?;
-        if owner == node.as_str() { SessionId::parse(random).map(Self) } else { None }
+        let (random, owner) = sid.split_at_checked(ID_LENGTH)?;
+        if owner != node.as_str() {
+            return None;
+        }
+        let mut id = [0; ID_BYTES];
+        // Every twenty characters of base64url are fifteen bytes, and no others.
+        matches!(URL_SAFE_NO_PAD.decode_slice(random, &mut id), Ok(ID_BYTES)).then_some(Self(id))
     }
 
     fn part(&self) -> usize {
-        usize::from(self.0.as_str().as_bytes()[0]) % PARTS
+        usize::from(self.0[0]) % PARTS
     }
 }
 

@@ -47,7 +47,26 @@ struct Local {
 struct Member {
     session: Arc<Session>,
     all_position: u32,
-    rooms: Vec<(Room, u32)>,
+    /// None until it joins one: every connection is a member.
+    joins: Option<Box<Joins>>,
+}
+
+/// The rooms of a member, and where it stands in each one's list.
+#[derive(Default)]
+struct Joins(Vec<(Room, u32)>);
+
+impl Member {
+    fn joins(&self) -> &[(Room, u32)] {
+        self.joins.as_ref().map_or(&[], |joins| &joins.0)
+    }
+
+    fn joins_mut(&mut self) -> &mut Vec<(Room, u32)> {
+        &mut self.joins.get_or_insert_default().0
+    }
+
+    fn is_in(&self, room: &Room) -> bool {
+        self.joins().iter().any(|(joined, _)| joined == room)
+    }
 }
 
 /// Receivers that a publication does not go to. Most often this is one: the sender.
@@ -107,7 +126,7 @@ impl State {
             rooms: HashMap::new(),
         });
         let all_position = position(local.all.len());
-        vacant.insert(Member { session: Arc::clone(&session), all_position, rooms: Vec::new() });
+        vacant.insert(Member { session: Arc::clone(&session), all_position, joins: None });
         local.all.push(Receiver { outbox: Arc::clone(&session.outbox), slot, dialect: session.dialect });
         let Self { sessions, by_id, hasher, .. } = self;
         let hash = |slot: &u32| hasher.hash_one(sessions[index(*slot)].session.id);
@@ -141,7 +160,7 @@ impl State {
     pub(super) fn rooms_of(&self, session: &Session) -> Vec<Room> {
         let member = self.sessions.get(index(session.seat.slot));
         let member = member.filter(|member| member.session.id == session.id);
-        member.map_or_else(Vec::new, |member| member.rooms.iter().map(|(room, _)| room.clone()).collect())
+        member.map_or_else(Vec::new, |member| member.joins().iter().map(|(room, _)| room.clone()).collect())
     }
 
     /// The rooms of a namespace, each socket's own apart.
@@ -165,13 +184,14 @@ impl State {
         if let Some(moved) = local.all.get(index(member.all_position)) {
             self.sessions[index(moved.slot)].all_position = member.all_position;
         }
-        for (room, at) in &member.rooms {
+        for (room, at) in member.joins() {
             remove_from_room(local, &mut self.sessions, room, *at);
         }
         if local.all.is_empty() {
             self.namespaces.remove(namespace);
         }
-        Some(member.rooms.into_iter().map(|(room, _)| room).collect())
+        let joins = member.joins.map(|joins| joins.0).unwrap_or_default();
+        Some(joins.into_iter().map(|(room, _)| room).collect())
     }
 
     pub(super) fn join(&mut self, slot: u32, id: SessionId, room: &Room, rooms_max: usize) -> Joined {
@@ -179,25 +199,23 @@ impl State {
         let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.session.id == id) else {
             return Joined::Gone;
         };
-        if room.as_str() == id.as_str() || member.rooms.iter().any(|(joined, _)| joined == room) {
+        if room.as_str() == id.as_str() || member.is_in(room) {
             return Joined::Already;
         }
-        if member.rooms.len() >= rooms_max {
+        if member.joins().len() >= rooms_max {
             return Joined::Full;
         }
-        let session = &member.session;
+        let session = Arc::clone(&member.session);
         let Some(local) = namespaces.get_mut(&session.namespace) else { return Joined::Gone };
         let members = local.rooms.entry(room.clone()).or_default();
-        member.rooms.push((room.clone(), position(members.len())));
+        member.joins_mut().push((room.clone(), position(members.len())));
         members.push(Receiver { outbox: Arc::clone(&session.outbox), slot, dialect: session.dialect });
         Joined::New
     }
 
     /// Whether the session is a member. Every socket is one of its own room.
     pub(super) fn is_member(&mut self, slot: u32, id: SessionId, room: &Room) -> bool {
-        self.member(slot, id).is_some_and(|member| {
-            room.as_str() == id.as_str() || member.rooms.iter().any(|(joined, _)| joined == room)
-        })
+        self.member(slot, id).is_some_and(|member| room.as_str() == id.as_str() || member.is_in(room))
     }
 
     pub(super) fn leave(&mut self, slot: u32, id: SessionId, room: &Room) -> bool {
@@ -205,8 +223,11 @@ impl State {
         let Some(member) = sessions.get_mut(index(slot)).filter(|member| member.session.id == id) else {
             return false;
         };
-        let Some(found) = member.rooms.iter().position(|(joined, _)| joined == room) else { return false };
-        let (room, at) = member.rooms.swap_remove(found);
+        let Some(found) = member.joins().iter().position(|(joined, _)| joined == room) else { return false };
+        let (room, at) = member.joins_mut().swap_remove(found);
+        if member.joins().is_empty() {
+            member.joins = None;
+        }
         if let Some(local) = namespaces.get_mut(&member.session.namespace) {
             remove_from_room(local, sessions, &room, at);
         }
@@ -299,7 +320,7 @@ fn remove_from_room(local: &mut Local, sessions: &mut Slab<Member>, room: &Room,
     members.swap_remove(index(at));
     if let Some(moved) = members.get(index(at))
         && let Some((_, position)) =
-            sessions[index(moved.slot)].rooms.iter_mut().find(|(joined, _)| joined == room)
+            sessions[index(moved.slot)].joins_mut().iter_mut().find(|(joined, _)| joined == room)
     {
         *position = at;
     }
