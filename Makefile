@@ -8,6 +8,8 @@ SHELL := /bin/bash
 ARGS ?=
 # What the official clients said. A skipped test fails the run for CI.
 INTEROP_LOG := $(CURDIR)/target/interop.log
+# Part of the names of the steps that `make micro` measures, such as STEP=outbox; without it, all of them.
+STEP ?=
 # Seconds per fuzz target.
 SECONDS_PER_TARGET ?= 60
 
@@ -44,7 +46,7 @@ test-the-tests: ## The official clients' tests against a stock server, which mus
 lint: ## Format and lints of Rust, the shell's scripts and C.
 	@crates/test/tools.sh build shellcheck
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features tidegate-test/bench -- -D warnings
 	shellcheck -x $$(git grep -lE '^#!.*\bsh$$|^#!.*\bbash$$|^# shellcheck shell')
 	$(MAKE) -B -C loadtest/peers/floor FLOOR=$(CURDIR)/target/floor CFLAGS='-O2 -Wall -Wextra -Werror'
 	@echo 'NOT BUILT: loadtest/peers/socketioxide, a workspace of its own that takes minutes; side-by-side.sh does'
@@ -59,6 +61,12 @@ bench: ## Everything beside a C floor, stock Socket.IO and socketioxide; takeove
 	@crates/test/tools.sh build redis node
 	loadtest/side-by-side.sh
 	loadtest/bench.sh
+
+.PHONY: micro
+micro: ## What single steps cost, in instructions and nanoseconds: codec, envelope, hub, outbox. See loadtest/README.md.
+	@crates/test/tools.sh build valgrind
+	@echo "$$(date -u +%F),$$(sed -n 's/^model name[^:]*://p;T;q' /proc/cpuinfo), $$(uname -sr), $$(rustc --version)"
+	cargo bench --locked -p tidegate-test --features bench --bench micro -- "$(STEP)"
 
 .PHONY: manifests
 manifests: ## The compose file and the Kubernetes manifests against their schemas.

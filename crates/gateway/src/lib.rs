@@ -15,6 +15,9 @@ mod accept;
 mod acknowledgements;
 mod audit;
 pub mod auth;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod bucket;
 mod clock;
 mod connection;

@@ -313,6 +313,18 @@ impl Pulse {
     }
 }
 
+#[cfg(feature = "bench")]
+impl Pulse {
+    /// Lets the node act for `fence_after`, as an echo and an audit do.
+    pub(crate) fn let_act(&self) {
+        let now = Instant::now();
+        self.whole(1, now);
+        self.sending(1, now);
+        self.echo(1, 1, now);
+        self.audited(self.lapse(), now);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@
 //!
 //! Architecture Invariant: the hub holds outboxes, never connections.
 
+#[cfg(feature = "bench")]
+pub(crate) mod bench;
 mod fanout;
 mod shard;
 
