@@ -129,10 +129,10 @@ async fn run(
                     Ok(place) => {
                         let (routes, closing) = (routes.clone(), closing.clone());
                         match &sockets.tls {
-                            None => tasks.spawn(async move {
-                                connection(Socket::new(stream), address, routes, closing).await;
-                                drop(place);
-                            }),
+                            // Nothing around it: what a block is given stands in it beside what it awaits.
+                            None => {
+                                tasks.spawn(connection(Socket::new(stream), address, routes, closing, place))
+                            }
                             Some(tls) => {
                                 let metrics = Arc::clone(&sockets.metrics);
                                 // Boxed: it is over long before its task is, and larger.
@@ -140,9 +140,8 @@ async fn run(
                                 tasks.spawn(async move {
                                     let socket = shaking.await;
                                     if let Some(socket) = socket {
-                                        connection(socket, address, routes, closing).await;
+                                        connection(socket, address, routes, closing, place).await;
                                     }
-                                    drop(place);
                                 })
                             }
                         };
@@ -191,7 +190,13 @@ async fn secure(
 
 /// Serves requests of one connection until it is upgraded, closed or idle for too long. What goes wrong is the
 /// peer's affair.
-async fn connection(socket: Socket, peer: SocketAddr, routes: Routes, closing: CancellationToken) {
+async fn connection(
+    socket: Socket,
+    peer: SocketAddr,
+    routes: Routes,
+    closing: CancellationToken,
+    _place: Option<Place>,
+) {
     let service = service_fn(move |request: Request<Incoming>| routes.call(peer, request.map(Body::new)));
     // Pinned where it is made: a binding more would be its size more for every task.
     let mut connection = std::pin::pin!(
