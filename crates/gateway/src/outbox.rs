@@ -18,8 +18,8 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tidegate_core::DisconnectReason;
 use tokio::sync::oneshot;
 
-pub(crate) use queue::Binary;
+pub(crate) use queue::{Binary, SLICES_MAX};
 use queue::{ITEM_WEIGHT, Item, Queue, Sent, UNSENT_WEIGHT_MAX};
 
 use crate::message::Message;
@@ -68,8 +68,6 @@ const _: () = assert!(size_of::<Outbox>() <= 144);
 /// The one way out of a connection. The hub, the timer and the drain hold outboxes and never connections.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    /// There before the transport is a WebSocket, and until the last who holds the outbox lets go of it.
-    socket: OnceLock<Socket>,
     waker: AtomicWaker,
     tick: AtomicBool,
     /// Something for the connection's courier.
@@ -113,6 +111,8 @@ impl Drop for PendingJoin {
 
 struct State {
     transport: Transport,
+    /// There before the transport is a WebSocket, and until its connection lets go of it: an outbox may live longer.
+    socket: Option<Socket>,
     /// What waits, in bytes, flat shares included.
     bytes: usize,
     /// Volatile messages among what waits.
@@ -143,20 +143,37 @@ struct Polling {
     waiting: Option<oneshot::Sender<Bytes>>,
 }
 
+impl State {
+    /// Whether nothing waits, nor is left in the socket's own hands.
+    fn has_left(&self) -> bool {
+        self.bytes == 0 && !self.is_clogged()
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.socket.as_ref().is_some_and(Socket::is_clogged)
+    }
+}
+
+/// The socket of a transport that is a WebSocket.
+fn live(socket: &Option<Socket>) -> &Socket {
+    socket.as_ref().expect("it is set before the transport is a WebSocket, and taken after that is gone")
+}
+
 impl Outbox {
     pub(crate) fn websocket(socket: Socket, binary: Binary, terms: Arc<Terms>) -> Self {
         let transport = Transport::WebSocket { binary, queue: None };
-        Self::new(OnceLock::from(socket), transport, terms)
+        Self::new(Some(socket), transport, terms)
     }
 
     pub(crate) fn polling(terms: Arc<Terms>) -> Self {
-        Self::new(OnceLock::new(), Transport::Polling(Box::default()), terms)
+        Self::new(None, Transport::Polling(Box::default()), terms)
     }
 
-    fn new(socket: OnceLock<Socket>, transport: Transport, terms: Arc<Terms>) -> Self {
+    fn new(socket: Option<Socket>, transport: Transport, terms: Arc<Terms>) -> Self {
         Self {
             state: Mutex::new(State {
                 transport,
+                socket,
                 bytes: 0,
                 volatile: 0,
                 taken: 0,
@@ -165,7 +182,6 @@ impl Outbox {
                 dirty: false,
                 closed: None,
             }),
-            socket,
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
             news: AtomicBool::new(false),
@@ -174,12 +190,24 @@ impl Outbox {
         }
     }
 
-    /// The socket of a client on a WebSocket, which its connection reads from.
-    ///
-    /// # Panics
-    /// When the client is on polling.
-    pub(crate) fn socket(&self) -> &Socket {
-        self.socket.get().expect("it is set before the transport is a WebSocket")
+    /// Reads what a client on a WebSocket has sent, at most a buffer full; nothing is the end. For its connection's task
+    /// only.
+    pub(crate) fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        match &self.state.lock().socket {
+            Some(socket) => socket.poll_read(context, buffer),
+            None => std::task::Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Closes the socket, whoever holds the outbox still. The last thing that a connection does.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.transport = Transport::Gone;
+        state.socket = None;
     }
 
     /// Sends a message: at once if nothing waits before it, else after what waits.
@@ -195,7 +223,7 @@ impl Outbox {
             Transport::WebSocket { binary, queue } => {
                 if queue.is_none() && !state.blocked && !state.dirty {
                     let bytes = binary.form(message);
-                    match self.socket().write(bytes) {
+                    match live(&state.socket).write(bytes) {
                         Ok(written) if written == bytes.len() => {
                             self.wait_if_clogged(state);
                             return Pushed::Taken;
@@ -239,7 +267,7 @@ impl Outbox {
 
     /// What a socket over TLS has taken may still be there.
     fn wait_if_clogged(&self, state: &mut State) {
-        if self.socket().is_clogged() {
+        if live(&state.socket).is_clogged() {
             state.blocked = true;
             self.waker.wake();
         }
@@ -376,8 +404,10 @@ impl Outbox {
                 loop {
                     let waiting = queue.as_deref_mut().filter(|waiting| !waiting.is_empty());
                     let written = match waiting {
-                        Some(waiting) => waiting.write(self.socket()),
-                        None if self.socket().is_clogged() => self.socket().flush().map(|()| Sent::default()),
+                        Some(waiting) => waiting.write(live(&state.socket)),
+                        None if live(&state.socket).is_clogged() => {
+                            live(&state.socket).flush().map(|()| Sent::default())
+                        }
                         None => break,
                     };
                     match written {
@@ -403,6 +433,10 @@ impl Outbox {
                     }
                 }
                 state.blocked = false;
+                if state.watched {
+                    // A read may have taken along what was left.
+                    self.wake_news();
+                }
                 // A connection that has caught up owns no queue, and neither does one that is lost.
                 *queue = None;
                 if failed {
@@ -493,10 +527,7 @@ impl Outbox {
         state.bytes = queue.weight();
         state.taken = left + state.bytes as u64;
         self.terms.metrics.outbox_grew(state.bytes);
-        if self.socket.set(socket).is_err() {
-            // Not on polling any more, which was looked at above.
-            return;
-        }
+        state.socket = Some(socket);
         let queue = (!queue.is_empty()).then(|| Box::new(queue));
         state.transport = Transport::WebSocket { binary, queue };
         self.flush_state(state);
@@ -577,7 +608,7 @@ impl Outbox {
                 self.terms.metrics.outbox_grew(last.weight());
                 queue.get_or_insert_default().push(last);
                 self.flush_state(state);
-                self.has_left(state)
+                state.has_left()
             }
             Transport::Polling(polling) => {
                 let Polling { queue, waiting } = &mut **polling;
@@ -602,21 +633,13 @@ impl Outbox {
         self.terms.metrics.outbox_shrank(state.bytes);
         state.bytes = 0;
         if let Transport::WebSocket { .. } = std::mem::replace(&mut state.transport, Transport::Gone) {
-            self.socket().finish();
+            live(&state.socket).finish();
         }
     }
 
     /// Whether nothing waits.
     pub(crate) fn is_drained(&self) -> bool {
-        self.has_left(&self.state.lock())
-    }
-
-    fn has_left(&self, state: &State) -> bool {
-        state.bytes == 0 && !self.is_clogged()
-    }
-
-    fn is_clogged(&self) -> bool {
-        self.socket.get().is_some_and(Socket::is_clogged)
+        self.state.lock().has_left()
     }
 
     /// Whether something of this size, in bytes, may be added that need not leave now: half of the bound is for what
@@ -635,15 +658,15 @@ impl Outbox {
     pub(crate) fn has_written(&self, mark: u64) -> bool {
         let state = self.state.lock();
         let taken = state.taken - state.bytes as u64;
-        let unsent = if self.is_clogged() { UNSENT_WEIGHT_MAX as u64 } else { 0 };
-        state.closed.is_none() && (self.has_left(&state) || taken >= mark + unsent)
+        let unsent = if state.is_clogged() { UNSENT_WEIGHT_MAX as u64 } else { 0 };
+        state.closed.is_none() && (state.has_left() || taken >= mark + unsent)
     }
 
     /// Wakes the courier once something has left, or now if nothing waits.
     pub(crate) fn watch(&self) {
         let mut state = self.state.lock();
         state.watched = true;
-        if self.has_left(&state) {
+        if state.has_left() {
             self.wake_news();
         }
     }
@@ -708,7 +731,7 @@ impl Outbox {
             let Transport::WebSocket { .. } = &state.transport else {
                 return;
             };
-            match self.socket().poll_write_ready(context) {
+            match live(&state.socket).poll_write_ready(context) {
                 std::task::Poll::Pending => return,
                 std::task::Poll::Ready(()) => {
                     state.blocked = false;
@@ -716,6 +739,14 @@ impl Outbox {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Outbox {
+    /// Whether somebody is to flush it.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.state.lock().dirty
     }
 }
 

@@ -40,7 +40,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn start(exchange: &Exchange, name: &str) -> Self {
-        let options = options(name);
+        Self::start_with(exchange, options(name)).await
+    }
+
+    pub(crate) async fn start_with(exchange: &Exchange, options: Options) -> Self {
         let (id, incarnation) = (options.node.clone(), options.incarnation.clone());
         let joining = Joining::new(options, 1).unwrap();
         let truth = exchange.registry(id.clone(), incarnation.clone(), Duration::from_secs(10));
@@ -104,7 +107,7 @@ impl Rig {
     }
 }
 
-fn options(name: &str) -> Options {
+pub(crate) fn options(name: &str) -> Options {
     let rule = NamespaceRule { presence: true, ..NamespaceRule::new("/") };
     Options {
         node: NodeId::parse(name).unwrap(),

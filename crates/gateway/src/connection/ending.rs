@@ -58,6 +58,7 @@ impl Connection {
             self.node.metrics.connections_polling.dec();
         }
         self.outbox.abandon();
+        self.outbox.let_go();
         tracing::debug!(%reason, "connection ended");
         reason
     }
@@ -126,10 +127,9 @@ impl Connection {
         if !self.link.is_websocket() {
             return;
         }
-        let socket = self.outbox.socket();
         let hang_up = async {
             let (mut sink, mut discarded) = ([0; 512], 0);
-            while let Ok(read @ 1..) = socket.read(&mut sink).await
+            while let Ok(read @ 1..) = poll_fn(|context| self.outbox.poll_read(context, &mut sink)).await
                 && discarded < DISCARD_BYTES_MAX
             {
                 discarded += read;

@@ -115,8 +115,8 @@ impl Connection {
             return true;
         }
         let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
-        // As many as a burst has, the first included.
-        let burst = || Box::new(Bucket::full(now, limits.events_burst.saturating_sub(1)));
+        // As many as a burst has, the first included; it was long enough ago for another, where a burst is one.
+        let burst = || Box::new(Bucket::full(now, limits.events_burst.saturating_sub(1).max(1)));
         let connects = self.connects.get_or_insert_with(burst);
         connects.take(now, limits.events_per_second_max, limits.events_burst)
     }

@@ -138,7 +138,7 @@ impl Connection {
     }
 
     fn poll_read(&mut self, scratch: &mut [u8], context: &mut Context<'_>) -> Poll<Result<(), Exit>> {
-        Poll::Ready(match ready!(self.outbox.socket().poll_read(context, scratch)) {
+        Poll::Ready(match ready!(self.outbox.poll_read(context, scratch)) {
             Err(_) => Err(Exit::because(DisconnectReason::TransportError)),
             Ok(0) => Err(Exit::because(DisconnectReason::TransportClose)),
             Ok(read) => self.feed(&mut scratch[..read]),

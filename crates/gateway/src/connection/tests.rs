@@ -158,3 +158,43 @@ async fn a_token_that_expires_while_the_connection_ends_is_seen_to_on_the_way_ou
     connection.sessions.clear();
     rig.node.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_connect_is_not_too_many_where_a_burst_is_one() {
+    let mut options = crate::rig::options("a");
+    options.limits.events_burst = 1;
+    options.limits.events_per_second_max = 10;
+    let rig = Rig::start_with(&Exchange::new(), options).await;
+    let peer = Peer::of(&rig);
+    peer.post("40").await;
+    peer.get().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    peer.post("40/other,").await;
+    assert!(!peer.get().await.contains("rate_limited"));
+    peer.post("40/other,").await;
+    assert!(peer.get().await.contains("rate_limited"), "a third one at once is");
+    rig.node.drain().await;
+}
+
+/// What outlives a connection, such as an answer that Redis owes, must not keep its file open.
+#[tokio::test(start_paused = true)]
+async fn a_socket_is_closed_with_its_connection_whoever_holds_the_outbox() {
+    let rig = Rig::start(&Exchange::new(), "a").await;
+    let node = rig.inner();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let socket = Socket::new(listener.accept().await.unwrap().0);
+    let outbox = Arc::new(Outbox::websocket(socket, Binary::Frames, Arc::clone(&node.terms)));
+    let connection = connection(node, &outbox, Link::websocket(Vec::new(), 1000), Speech::socket_io(node));
+    outbox.close(DisconnectReason::ServerShuttingDown);
+    // The peer does not hang up in time.
+    connection.run().await;
+    let mut writes = 0;
+    while peer.write_all(b"x").await.is_ok() {
+        writes += 1;
+        assert!(writes < 1_000, "it is not cut off");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(Arc::strong_count(&outbox), 1);
+    rig.node.drain().await;
+}

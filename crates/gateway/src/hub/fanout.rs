@@ -21,7 +21,7 @@ use super::{Hub, Receiver};
 use crate::dialect::Dialect;
 use crate::message::Message;
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, Pushed};
+use crate::outbox::{Outbox, Pushed, SLICES_MAX};
 use crate::pulse::Pulse;
 
 /// Most publications of one batch.
@@ -35,8 +35,8 @@ const GATHERING_MAX: Duration = Duration::from_millis(2);
 /// around costs a system call, which is a tenth of what ten receivers cost.
 const COMPANY: Duration = Duration::from_millis(1);
 
-/// Messages appended before what they touched is flushed. Bounds how long the first of a batch waits: a millisecond or
-/// two. Small rooms need many publications before a second one meets the same receiver.
+/// Messages appended before what they touched is flushed, if each outbox has that many by then as one write takes. Bounds
+/// how long the first of a batch waits, a millisecond or two, where waiting longer would save nothing.
 const APPENDED_MAX: usize = 16 * 1_024;
 
 /// Receivers between two yields: about a millisecond of writes, after which the worker serves others.
@@ -101,14 +101,41 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Waiting {
     jobs: VecDeque<Arc<Job>>,
-    /// What is to be flushed with the next batch. Only while there are jobs; as many as they have publishers here.
+    /// What is to be flushed when a batch is over. Never anything while the task has nothing to do, or waits for the node to
+    /// hear again; as many as there are publishers here.
     corked: Vec<Arc<Outbox>>,
+    phase: Phase,
+}
+
+/// What a shard's task is doing.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// Nothing, unless there are jobs.
+    #[default]
+    Resting,
+    /// It delivers a batch.
+    Delivering,
+    /// It may not deliver: the node does not hear.
+    Held,
+}
+
+impl Waiting {
+    /// Whether the end of a batch is near.
+    fn may_cork(&self) -> bool {
+        match self.phase {
+            Phase::Resting => !self.jobs.is_empty(),
+            Phase::Delivering => true,
+            Phase::Held => false,
+        }
+    }
 }
 
 /// What a shard's task has taken on.
 #[derive(Default)]
 struct Batch {
     jobs: Vec<Arc<Job>>,
+    /// What the publications weigh.
+    weight: usize,
     /// Outboxes to be flushed at the end.
     dirty: Vec<Arc<Outbox>>,
     /// When the last one was over.
@@ -142,15 +169,37 @@ impl Queue {
         true
     }
 
-    /// Sends a message with the next batch, if one is about to begin, and else at once.
+    /// Sends a message with a batch, if one is under way or about to begin, and else at once.
     pub(super) fn send_along(&self, outbox: &Arc<Outbox>, message: &Message) {
-        let mut waiting = self.waiting.lock();
-        if waiting.jobs.is_empty() {
-            drop(waiting);
+        if !self.waiting.lock().may_cork() {
             outbox.push(message);
         } else if outbox.append(message) {
-            waiting.corked.push(Arc::clone(outbox));
+            // Outside the lock, since a full outbox writes. The batch may be over meanwhile.
+            let mut waiting = self.waiting.lock();
+            if waiting.may_cork() {
+                waiting.corked.push(Arc::clone(outbox));
+            } else {
+                drop(waiting);
+                outbox.flush();
+            }
         }
+    }
+
+    /// Says what the task does now; what is corked is its to flush.
+    fn enter(&self, phase: Phase, batch: &mut Batch) {
+        let mut waiting = self.waiting.lock();
+        waiting.phase = phase;
+        batch.dirty.append(&mut waiting.corked);
+    }
+
+    /// The publications of a batch wait no more.
+    fn finish(&self, batch: &mut Batch) {
+        let weight = std::mem::take(&mut batch.weight);
+        let before = self.bytes.fetch_sub(weight, Ordering::AcqRel);
+        if before > QUEUE_BYTES_HIGH && before - weight <= QUEUE_BYTES_HIGH {
+            self.drained.notify_waiters();
+        }
+        batch.ended = Some(Instant::now());
     }
 
     pub(super) fn is_congested(&self) -> bool {
@@ -190,15 +239,12 @@ impl Queue {
             let count = waiting.jobs.len().min(BATCH_MAX);
             batch.jobs.extend(waiting.jobs.drain(..count));
             batch.dirty.append(&mut waiting.corked);
+            waiting.phase = Phase::Delivering;
             if waiting.jobs.is_empty() && waiting.jobs.capacity() > BATCH_MAX {
-                *waiting = Waiting::default();
+                waiting.jobs = VecDeque::new();
             }
         }
-        let weight = batch.jobs.iter().map(|job| job.publication.weight()).sum::<usize>();
-        let before = self.bytes.fetch_sub(weight, Ordering::AcqRel);
-        if before > QUEUE_BYTES_HIGH && before - weight <= QUEUE_BYTES_HIGH {
-            self.drained.notify_waiters();
-        }
+        batch.weight = batch.jobs.iter().map(|job| job.publication.weight()).sum();
     }
 }
 
@@ -245,69 +291,88 @@ impl Hub {
         let shard = &self.shards[index];
         let mut batch = Batch::default();
         let mut receivers: Vec<Receiver> = Vec::new();
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = shard.queue.take(&mut batch) => {}
-            }
-            let Batch { jobs, dirty, .. } = &mut batch;
-            // Looked at after the publications were taken: what is delivered was received by a node that was fresh, or
-            // by one that has checked its sessions since.
-            if pulse.check(Instant::now()).is_err() {
-                // Answers do not wait for that.
-                flush(dirty).await;
-                let held = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    held = pulse.held() => held,
-                };
-                if held.is_err() {
-                    for job in jobs.drain(..) {
-                        let closed = shard.send_away(&job, &pulse);
-                        metrics.dropped("deaf", u64::from(closed > 0));
-                        job.finished(&metrics);
-                    }
-                    continue;
-                }
-            }
-            let alone = jobs.len() == 1;
-            if alone {
-                flush(dirty).await;
-            }
-            let (mut since_yield, mut appended) = (0, 0);
-            for job in &*jobs {
-                let namespace = shard.state.lock().receivers(&job.publication, &mut receivers);
-                let mut delivered = 0;
-                for receiver in receivers.drain(..) {
-                    let Some(message) = job.message(receiver.dialect, &metrics) else { continue };
-                    if alone {
-                        delivered += u64::from(receiver.outbox.push(message) == Pushed::Taken);
-                    } else {
-                        delivered += 1;
-                        appended += 1;
-                        if receiver.outbox.append(message) {
-                            dirty.push(receiver.outbox);
-                        }
-                    }
-                    since_yield += 1;
-                    if since_yield >= RECEIVERS_PER_YIELD {
-                        since_yield = 0;
-                        tokio::task::yield_now().await;
-                    }
-                }
-                if let Some(namespace) = namespace {
-                    namespace.deliveries.inc_by(delivered);
-                }
-                if appended >= APPENDED_MAX {
-                    appended = 0;
-                    flush(dirty).await;
-                }
-            }
-            flush(dirty).await;
-            for job in jobs.drain(..) {
-                job.finished(&metrics);
-            }
-            batch.ended = Some(Instant::now());
+        while self.run_batch(shard, &mut batch, &mut receivers, &pulse, &metrics, &shutdown).await.is_some() {
         }
+        // Whoever still has an answer coming.
+        shard.queue.enter(Phase::Held, &mut batch);
+        flush(&mut batch.dirty).await;
+    }
+
+    /// Waits for publications and delivers them; nothing once the node shuts down.
+    async fn run_batch(
+        &self,
+        shard: &Shard,
+        batch: &mut Batch,
+        receivers: &mut Vec<Receiver>,
+        pulse: &Pulse,
+        metrics: &Metrics,
+        shutdown: &CancellationToken,
+    ) -> Option<()> {
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = shard.queue.take(batch) => {}
+        }
+        // Looked at after the publications were taken: what is delivered was received by a node that was fresh, or
+        // by one that has checked its sessions since.
+        if pulse.check(Instant::now()).is_err() {
+            // Answers do not wait for that.
+            shard.queue.enter(Phase::Held, batch);
+            flush(&mut batch.dirty).await;
+            let held = tokio::select! {
+                () = shutdown.cancelled() => return None,
+                held = pulse.held() => held,
+            };
+            shard.queue.enter(Phase::Delivering, batch);
+            if held.is_err() {
+                for job in batch.jobs.drain(..) {
+                    let closed = shard.send_away(&job, pulse);
+                    metrics.dropped("deaf", u64::from(closed > 0));
+                    job.finished(metrics);
+                }
+            }
+        }
+        let Batch { jobs, dirty, .. } = batch;
+        let alone = jobs.len() == 1;
+        if alone {
+            flush(dirty).await;
+        }
+        let (mut since_yield, mut appended) = (0, 0);
+        for job in &*jobs {
+            let namespace = shard.state.lock().receivers(&job.publication, receivers);
+            let mut delivered = 0;
+            for receiver in receivers.drain(..) {
+                let Some(message) = job.message(receiver.dialect, metrics) else { continue };
+                if alone {
+                    delivered += u64::from(receiver.outbox.push(message) == Pushed::Taken);
+                } else {
+                    delivered += 1;
+                    appended += 1;
+                    if receiver.outbox.append(message) {
+                        dirty.push(receiver.outbox);
+                    }
+                }
+                since_yield += 1;
+                if since_yield >= RECEIVERS_PER_YIELD {
+                    since_yield = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            if let Some(namespace) = namespace {
+                namespace.deliveries.inc_by(delivered);
+            }
+            if appended >= APPENDED_MAX && appended >= dirty.len() * SLICES_MAX {
+                appended = 0;
+                flush(dirty).await;
+            }
+        }
+        // What was answered meanwhile leaves with what was delivered.
+        shard.queue.enter(Phase::Resting, batch);
+        flush(&mut batch.dirty).await;
+        for job in batch.jobs.drain(..) {
+            job.finished(metrics);
+        }
+        shard.queue.finish(batch);
+        Some(())
     }
 }
 
@@ -318,6 +383,7 @@ mod tests {
     use tidegate_protocol::socketio::Parser;
 
     use super::*;
+    use crate::options::PulseOptions;
     use crate::outbox::Terms;
 
     fn job() -> Arc<Job> {
@@ -344,8 +410,11 @@ mod tests {
         let mut batch = Batch::default();
         queue.take(&mut batch).await;
         assert_eq!((batch.jobs.len(), batch.dirty.len()), (1, 1));
+        // One that comes while it is under way goes along, too.
+        queue.send_along(&outbox, &answer);
+        queue.enter(Phase::Resting, &mut batch);
         flush(&mut batch.dirty).await;
-        assert_eq!(poll.try_recv().unwrap(), "6\u{1e}6");
+        assert_eq!(poll.try_recv().unwrap(), "6\u{1e}6\u{1e}6");
         // Nothing is about to be delivered.
         let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
         queue.send_along(&outbox, &answer);
@@ -365,6 +434,41 @@ mod tests {
         };
         tokio::join!(biased; queue.take(&mut batch), publish);
         assert_eq!(batch.jobs.len(), 4);
+    }
+
+    /// Nobody is kept from hearing by a batch that waits for its node to hear.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_answered_while_the_node_is_deaf_leaves_at_once() {
+        let metrics = Arc::new(Metrics::new("v", "r").unwrap());
+        let hub = Arc::new(Hub::new(1));
+        let options = PulseOptions {
+            interval: Duration::from_millis(250),
+            fence_after: Duration::from_secs(1),
+            lease_ttl: Duration::from_secs(10),
+            lease_renew: Duration::from_secs(3),
+            hold: Duration::from_secs(2),
+        };
+        // It has never heard, and so is deaf.
+        let pulse = Arc::new(Pulse::new(options, Arc::clone(&metrics)));
+        let outbox = Arc::new(Outbox::polling(Terms::new(100_000, Arc::clone(&metrics))));
+        let queue = &hub.shards[0].queue;
+        let answering = async {
+            assert!(queue.push(job()));
+            queue.send_along(&outbox, &Message::engine("2"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let crate::outbox::Poll::Ready(payload) = outbox.poll() else { panic!("it did not leave") };
+            assert_eq!(payload, "2");
+            assert!(queue.push(job()));
+            let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
+            queue.send_along(&outbox, &Message::engine("6"));
+            assert_eq!(poll.try_recv().unwrap(), "6");
+            assert!(!outbox.is_dirty());
+        };
+        let shutdown = CancellationToken::new();
+        tokio::select! {
+            () = Arc::clone(&hub).run_shard(0, pulse, metrics, shutdown) => panic!("it has ended"),
+            () = answering => {}
+        }
     }
 
     #[test]

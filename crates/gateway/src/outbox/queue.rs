@@ -10,7 +10,7 @@ use crate::socket::{Socket, UNSENT_BYTES_MAX};
 
 /// Slices of one vectored write. The kernel takes 1,024; past 64 the gain per message is lost in the noise, and the
 /// array must fit a stack frame.
-const SLICES_MAX: usize = 64;
+pub(crate) const SLICES_MAX: usize = 64;
 
 /// What an item weighs beside its bytes, about: its place in the queue.
 pub(super) const ITEM_WEIGHT: usize = 64;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tidegate_protocol::socketio::{Encoded, Head};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 
@@ -270,7 +270,7 @@ async fn what_is_only_encrypted_has_not_left() {
     let (outbox, mut peer) = narrow_secure_pair(&metrics()).await;
     let message = text(&"x".repeat(2_000), false);
     let (mut expected, before) = (BytesMut::new(), outbox.taken());
-    while !outbox.is_clogged() {
+    while !outbox.state.lock().is_clogged() {
         assert_eq!(outbox.push(&message), Pushed::Taken);
         expected.extend_from_slice(message.websocket());
     }
@@ -316,4 +316,40 @@ async fn the_last_message_and_all_before_it_arrive_before_the_end() {
     let reading = async { peer.read_to_end(&mut received).await.unwrap() };
     tokio::join!(reading, ending);
     assert!(received == expected, "{} bytes of {}", received.len(), expected.len());
+}
+
+#[tokio::test]
+async fn a_watcher_hears_of_what_a_read_let_leave() {
+    let (outbox, mut peer) = narrow_secure_pair(&metrics()).await;
+    let message = text(&"x".repeat(2_000), false);
+    let mut total = 0;
+    while !outbox.state.lock().is_clogged() {
+        assert_eq!(outbox.push(&message), Pushed::Taken);
+        total += message.websocket().len();
+    }
+    let mark = outbox.taken();
+    let look = || {
+        std::future::poll_fn(|context| {
+            outbox.poll_flush(context);
+            std::task::Poll::Ready(())
+        })
+    };
+    look().await;
+    outbox.watch();
+    assert!(!outbox.take_news(), "nothing has left");
+    peer.write_all(b"hello").await.unwrap();
+    peer.flush().await.unwrap();
+    let (mut received, mut got) = (vec![0; total], 0);
+    while got < total {
+        match tokio::time::timeout(Duration::from_millis(100), peer.read(&mut received[got..])).await {
+            Ok(Ok(read @ 1..)) => got += read,
+            _ => break,
+        }
+    }
+    // The connection's task hears of what arrived first, and its read writes what was left.
+    let mut buffer = [0; 64];
+    assert_eq!(std::future::poll_fn(|context| outbox.poll_read(context, &mut buffer)).await.unwrap(), 5);
+    look().await;
+    assert!(outbox.is_drained() && outbox.has_written(mark));
+    assert!(outbox.take_news(), "the courier is never told");
 }
