@@ -271,6 +271,7 @@ mod tests {
         let (sender, reports) = mpsc::channel(8);
         let place = Place {
             urls: Vec::new(),
+            authority: None,
             path: String::new(),
             source_addresses: 0,
             opening: 1,

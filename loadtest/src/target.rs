@@ -13,9 +13,12 @@ use crate::line::{Protocol, Server};
 /// What every scenario is told about the servers and its record.
 #[derive(Args, Clone)]
 pub(crate) struct Target {
-    /// The server, as http://host:port; repeat it for several, over which connections are spread.
+    /// The server, as http://host:port or https://host:port; repeat it for several, over which connections are spread.
     #[arg(long = "url", required = true)]
     pub(crate) urls: Vec<String>,
+    /// Who signed the certificates of https servers, in PEM.
+    #[arg(long = "ca", value_name = "FILE", value_parser = authority)]
+    pub(crate) authority: Option<String>,
     /// Path that Engine.IO is served under.
     #[arg(long, default_value = "/socket.io/")]
     pub(crate) path: String,
@@ -51,7 +54,7 @@ impl Target {
     pub(crate) fn client(&self, url: &str) -> ClientOptions {
         let mut client = ClientOptions::new(url);
         client.path.clone_from(&self.path);
-        client
+        trusting(client, self.authority.as_ref())
     }
 
     /// The second server: `named`, or the second `--url`.
@@ -81,12 +84,25 @@ impl Target {
         }
         Ok(Place {
             urls: urls.to_vec(),
+            authority: self.authority.clone(),
             path: self.path.clone(),
             source_addresses: self.source_addresses,
             opening: self.opening,
             protocol,
             users,
         })
+    }
+}
+
+/// What `--ca` names.
+fn authority(file: &str) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))
+}
+
+fn trusting(client: ClientOptions, authority: Option<&String>) -> ClientOptions {
+    match authority {
+        Some(pem) => client.authorities(pem),
+        None => client,
     }
 }
 
@@ -105,6 +121,8 @@ pub(crate) enum Transport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Place {
     pub(crate) urls: Vec<String>,
+    /// Who signed their certificates, in PEM.
+    pub(crate) authority: Option<String>,
     pub(crate) path: String,
     pub(crate) source_addresses: u32,
     pub(crate) opening: u32,
@@ -137,7 +155,7 @@ impl Place {
                 let mut options = ClientOptions::new(url.clone());
                 options.path.clone_from(&self.path);
                 options.local_address = local_address;
-                all.push(options);
+                all.push(trusting(options, self.authority.as_ref()));
             }
         }
         all
@@ -172,6 +190,7 @@ mod tests {
     fn servers_alternate_and_sources_follow() {
         let place = Place {
             urls: vec!["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()],
+            authority: None,
             path: "/socket.io/".to_owned(),
             source_addresses: 2,
             opening: 1,
