@@ -140,7 +140,9 @@ impl Socket {
     /// Reads what has arrived, at most a buffer full; nothing is the end. For the connection's own task only.
     pub(crate) fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if let Some(tls) = &self.tls {
-            let read = tls.session.lock().take(buffer);
+            let room = buffer.len();
+            let put = |plain: &[u8]| buffer[..plain.len()].copy_from_slice(plain);
+            let read = tls.session.lock().take(room, put);
             if read > 0 {
                 return Poll::Ready(Ok(read));
             }

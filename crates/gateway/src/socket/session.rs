@@ -92,9 +92,10 @@ impl Session {
     }
 
     /// Takes what was decrypted before and did not fit.
-    pub(super) fn take(&mut self, buffer: &mut [u8]) -> usize {
-        let fits = buffer.len().min(self.plain.len());
-        self.plain.copy_to_slice(&mut buffer[..fits]);
+    pub(super) fn take(&mut self, bytes_max: usize, put: impl FnOnce(&[u8])) -> usize {
+        let fits = bytes_max.min(self.plain.len());
+        put(&self.plain[..fits]);
+        self.plain.advance(fits);
         if self.plain.is_empty() {
             self.plain = BytesMut::new();
         }
