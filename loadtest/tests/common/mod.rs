@@ -66,7 +66,7 @@ fn converse(mut stream: TcpStream, rooms: &Rooms, fault: Fault) -> io::Result<()
             let room = arguments[1]["room"].as_str().unwrap_or_default();
             match arguments[0].as_str() {
                 Some("join") => {
-                    rooms.lock().unwrap().entry(room.to_owned()).or_default().members.push(own.clone())
+                    rooms.lock().unwrap().entry(room.to_owned()).or_default().members.push(own.clone());
                 }
                 Some("publish") => publish(rooms, &own, room, &arguments[1]["data"], fault)?,
                 _ => {}
