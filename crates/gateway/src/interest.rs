@@ -26,7 +26,8 @@ const BATCH_MAX: usize = 1_000;
 
 type Waiter = Box<dyn FnOnce(Result<(), broker::Error>) + Send>;
 
-/// Shared by all sessions of a node. One entry per topic with a local member, and for a moment after the last.
+/// Shared by all sessions of a node. One entry per topic with a local member, and for a moment after the last; of a socket's
+/// own topic only until it is confirmed.
 pub(crate) struct Interest {
     topics: Mutex<Topics>,
     changed: Notify,

@@ -239,8 +239,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_of_the_topic_table_is_small() {
+    fn an_entry_of_the_table_of_sockets_is_small() {
         // Every connected socket costs one.
-        assert!(size_of::<(Topic, SmallVec<[SeatId; 4]>)>() <= 64);
+        assert!(size_of::<(SessionId, SeatId)>() <= 24);
     }
 }

@@ -168,9 +168,8 @@ fn engine(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>, verdict: 
             handshake(node, transport, binary, peer, request).into()
         }
         Ok(Admission::Session { transport, sid }) => {
-            let engine = EngineId::parse(sid, &node.options.node)
-                .and_then(|id| node.engines.find(id).map(|engine| (id, engine)));
-            let Some((id, engine)) = engine else {
+            let engine = EngineId::parse(sid, &node.options.node).and_then(|id| node.engines.find(id));
+            let Some(engine) = engine else {
                 return refuse(Refusal::SessionUnknown, upgrade).into();
             };
             if (transport == Transport::WebSocket) != upgrade || !query.is_version_4() {
@@ -178,7 +177,7 @@ fn engine(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>, verdict: 
             }
             match (transport, engine) {
                 (Transport::WebSocket, Engine::Polling(polling)) => {
-                    websocket::probe(node, id, polling, binary, request).into()
+                    websocket::probe(node, polling, binary, request).into()
                 }
                 // Stock servers switch protocols first and then hang up; so nothing is learnt from the status.
                 (Transport::WebSocket, Engine::WebSocket(_)) => websocket::turn_away(node, request).into(),

@@ -147,7 +147,6 @@ pub(super) fn turn_away(node: &Inner, request: Request<Body>) -> Response {
 /// says that it has moved. Until then, and if anything goes wrong, it goes on polling.
 pub(super) fn probe(
     node: &Arc<Inner>,
-    id: EngineId,
     polling: Arc<Polling>,
     binary: Binary,
     request: Request<Body>,
@@ -177,7 +176,7 @@ pub(super) fn probe(
             // A connection that has ended drops the WebSocket, and the client hears that it is gone.
             let _ = polling.input.send(Input::Upgraded(Box::new(Upgraded { socket, binary, unread }))).await;
         } else {
-            tracing::debug!(?id, "an upgrade failed; its client goes on polling");
+            tracing::debug!("an upgrade failed; its client goes on polling");
             drop(upgrading);
             if polling.aborted.load(Ordering::SeqCst) {
                 polling.outbox.close(DisconnectReason::TransportError);
