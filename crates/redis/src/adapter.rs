@@ -176,15 +176,15 @@ impl<'a> Envelope<'a> {
         out.extend_from_slice(self.flags_raw);
     }
 
-    /// What is delivered. The event's data shares the bytes of `payload`, from which this was read.
+    /// What is delivered, in `namespace`, which is this one's.
     #[must_use]
-    pub fn into_publication(self, payload: &Bytes, namespace: Namespace) -> Publication {
+    pub fn into_publication(self, namespace: Namespace) -> Publication {
         Publication {
             namespace,
             rooms: self.rooms,
             except: self.except,
             flags: self.flags,
-            data: payload.slice_ref(self.data),
+            data: Bytes::copy_from_slice(self.data),
         }
     }
 }
@@ -420,7 +420,7 @@ mod tests {
             let envelope = Envelope::decode(&payload).unwrap();
             prop_assert_eq!(envelope.encode(), payload.to_vec());
             let namespace = Namespace::from(envelope.namespace);
-            prop_assert_eq!(envelope.into_publication(&payload, namespace), publication);
+            prop_assert_eq!(envelope.into_publication(namespace), publication);
         }
 
         #[test]

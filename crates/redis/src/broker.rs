@@ -20,8 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapter::Envelope;
 use crate::commands::{self, CommandLink};
-use crate::inbound::{self, Standing};
-use crate::keys::{self, Keys};
+use crate::inbound::Standing;
+use crate::keys::Keys;
 use crate::lease::Lease;
 use crate::node_message::NodeMessage;
 use crate::offline::{Inboxes, Offline};
@@ -36,7 +36,7 @@ use crate::subscriptions::{Progress, SubscriptionLink, Subscriptions};
 
 /// Joins nodes over Redis Pub/Sub.
 ///
-/// Two connections are kept: one for commands, one for subscriptions. Both are replaced whenever they break, with
+/// Two connections are kept: one for commands, one for publications and subscriptions. Both are replaced whenever they break, with
 /// growing pauses, for as long as the broker lives; the [`Subscriber`] is told. [`Broker::close`] must be called to
 /// end the broker's tasks, which hold the subscriber; dropping it ends them, too, but waits for nothing.
 pub struct RedisBroker {
@@ -88,7 +88,6 @@ impl RedisBroker {
         let outbound = Arc::new(Outbound::new(options.publish_queue_bytes_max, options.command_timeout));
         let subscriptions = Arc::new(Subscriptions::new(options.command_timeout));
         let standing = Arc::new(Standing::new(Arc::clone(&subscriber)));
-        let (intake, deliveries) = inbound::queues(node_channel.clone(), &standing, &subscriber);
         let (sessions, sessions_seen) = watch::channel(Some(first.clone()));
         subscriber.link(true);
         let (progress, mut progressed) = watch::channel(Progress::Connecting);
@@ -104,39 +103,26 @@ impl RedisBroker {
             learned: Arc::clone(&learned),
         };
         tasks.spawn(command_link.run(first, cancel.clone()));
-        // Sends publications. While there is no connection it refuses them as their time runs out.
-        tasks.spawn(Arc::clone(&outbound).run(
-            sessions_seen.clone(),
-            progressed.clone(),
-            Arc::clone(&subscriber),
-            cancel.clone(),
-        ));
-        // Keeps the subscription whole. It ends only when cancelled, as above.
+        // Refuses publications as their time runs out. It ends only when cancelled.
+        tasks.spawn(Arc::clone(&outbound).run(cancel.clone()));
+        // Keeps the subscription whole, and with it the way for publications. It ends only when cancelled, as above; so
+        // does what it spawns here to read the connection, or when that breaks.
         let subscription_link = SubscriptionLink {
             server: Arc::clone(&server),
             subscriptions: Arc::clone(&subscriptions),
-            intake,
             standing,
+            outbound: Arc::clone(&outbound),
+            tasks: tasks.clone(),
             subscriber: Arc::clone(&subscriber),
             keys: keys.clone(),
             node_channel: node_channel.clone(),
-            connection_name: keys::connection_name(&options.incarnation),
+            incarnation: options.incarnation.clone(),
             learned: Arc::clone(&learned),
             command_timeout: options.command_timeout,
             ping_timeout: options.pulse_timeout(),
             progress,
         };
         tasks.spawn(subscription_link.run(cancel.clone()));
-        // Deliver what the subscription brings. They cannot fail; if one died of a panic in the subscriber, its
-        // queue would overflow, which makes the node deaf and its readiness red.
-        let (publications, node_messages) = deliveries.split(
-            keys.clone(),
-            options.incarnation.clone(),
-            Arc::clone(&subscriber),
-            cancel.clone(),
-        );
-        tasks.spawn(publications);
-        tasks.spawn(node_messages);
         tasks.close();
 
         let registry = Registry::new(
@@ -147,7 +133,14 @@ impl RedisBroker {
             Arc::downgrade(&subscriber),
             Arc::clone(&learned),
         );
-        let lease = Lease::new(&options, &keys, sessions_seen.clone(), Arc::downgrade(&subscriber), learned);
+        let lease = Lease::new(
+            &options,
+            &keys,
+            sessions_seen.clone(),
+            Arc::clone(&outbound),
+            Arc::downgrade(&subscriber),
+            learned,
+        );
         let broker = Arc::new(Self {
             server: Arc::clone(&server),
             keys,

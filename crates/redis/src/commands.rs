@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisError};
 use tidegate_core::Subscriber;
@@ -11,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::Learned;
-use crate::server::{Backoff, Role, Server, Session};
+use crate::server::{Backoff, Server, Session};
 use crate::settling;
 
 /// How often an idle connection is tried. The pulse tries this one more often; the subscription has nothing else.
@@ -28,7 +29,7 @@ pub(crate) async fn open(server: &Server) -> Result<Session, RedisError> {
             }
         }
     };
-    Ok(Session { connection: server.open(Role::Commands, on_push).await?, broken })
+    Ok(Session { connection: server.open(on_push).await?, broken })
 }
 
 /// Keeps `sessions` holding the live connection, or none during an outage.
@@ -48,8 +49,10 @@ impl CommandLink {
         let mut backoff = Backoff::default();
         loop {
             let up = Instant::now();
+            let connection = session.connection.clone();
+            let pings = || ping(connection.clone());
             let stopped = tokio::select! {
-                reason = watch_over(&session, self.ping_timeout, &*self.subscriber) => {
+                reason = watch_over(&session.broken, self.ping_timeout, &*self.subscriber, pings) => {
                     tracing::warn!(redis = self.server.masked(), reason, "lost the command connection");
                     false
                 }
@@ -59,7 +62,7 @@ impl CommandLink {
             self.sessions.send_replace(None);
             self.subscriber.link(false);
             // The last handle closes the connection, so it goes before a new one is made.
-            drop(session);
+            drop((session, connection));
             if stopped {
                 return;
             }
@@ -93,44 +96,34 @@ impl CommandLink {
     }
 }
 
-/// Pings until the connection is found broken, by a ping or by anybody else, and returns why.
+/// Pings until the connection is found broken, by a ping or by anybody else, and returns why. Each `ping` is timed.
 pub(crate) async fn watch_over(
-    session: &Session,
+    broken: &CancellationToken,
     timeout: Duration,
     subscriber: &dyn Subscriber,
+    ping: impl Fn() -> BoxFuture<'static, bool> + Send + Sync,
 ) -> &'static str {
-    let mut connection = session.connection.clone();
     let mut ticks = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = session.broken.cancelled() => return "connection broke",
+            () = broken.cancelled() => return "connection broke",
             _ = ticks.tick() => {}
         }
-        let answer = tokio::select! {
-            () = session.broken.cancelled() => return "connection broke",
-            answer = ping(&mut connection, timeout, subscriber) => answer,
+        let sent = Instant::now();
+        let answered = tokio::select! {
+            () = broken.cancelled() => return "connection broke",
+            answered = tokio::time::timeout(timeout, ping()) => answered,
         };
-        if let Err(reason) = answer {
-            return reason;
+        match answered {
+            Ok(true) => subscriber.observe("ping", sent.elapsed()),
+            Ok(false) => return "ping failed",
+            Err(_) => return "ping timed out",
         }
     }
 }
 
-/// One ping; the error says what went wrong.
-pub(crate) async fn ping(
-    connection: &mut MultiplexedConnection,
-    timeout: Duration,
-    subscriber: &dyn Subscriber,
-) -> Result<(), &'static str> {
-    let sent = Instant::now();
-    let command = redis::cmd("PING");
-    match tokio::time::timeout(timeout, connection.send_packed_command(&command)).await {
-        Ok(Ok(_)) => {
-            subscriber.observe("ping", sent.elapsed());
-            Ok(())
-        }
-        Ok(Err(_)) => Err("ping failed"),
-        Err(_) => Err("ping timed out"),
-    }
+/// One ping on the connection for commands.
+fn ping(mut connection: MultiplexedConnection) -> BoxFuture<'static, bool> {
+    async move { connection.send_packed_command(&redis::cmd("PING")).await.is_ok() }.boxed()
 }

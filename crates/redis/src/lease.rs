@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::keys::Keys;
 use crate::node_message::NodeMessage;
 use crate::options::Options;
+use crate::outbound::Outbound;
 use crate::registry::Learned;
 use crate::server::Session;
 
@@ -26,6 +27,7 @@ pub(crate) struct Lease {
     started_at_ms: u128,
     pulse_timeout: Duration,
     sessions: watch::Receiver<Option<Session>>,
+    outbound: Arc<Outbound>,
     /// Weak, since the subscriber usually owns the broker.
     subscriber: Weak<dyn Subscriber>,
     learned: Arc<Learned>,
@@ -40,6 +42,7 @@ impl Lease {
         options: &Options,
         keys: &Keys,
         sessions: watch::Receiver<Option<Session>>,
+        outbound: Arc<Outbound>,
         subscriber: Weak<dyn Subscriber>,
         learned: Arc<Learned>,
     ) -> Self {
@@ -51,6 +54,7 @@ impl Lease {
             started_at_ms: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis()),
             pulse_timeout: options.pulse_timeout(),
             sessions,
+            outbound,
             subscriber,
             learned,
             beat: Script::new(include_str!("lua/pulse.lua")),
@@ -95,8 +99,9 @@ impl Lease {
             }
             Err(_) => {
                 // The node fences itself now. What it wrote and Redis has not acknowledged is given up with the
-                // connection, so that it cannot arrive after others have been told that this node is silent.
+                // connections, so that it cannot arrive after others have been told that this node is silent.
                 session.broken.cancel();
+                self.outbound.reset();
                 return Err(PulseError::Unavailable);
             }
         };
@@ -116,8 +121,11 @@ impl Lease {
 
     fn failed(&self, session: &Session, error: &RedisError) {
         match error.kind() {
-            // A master that was deposed: the name may lead to the new one.
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => session.broken.cancel(),
+            // A master that was deposed: the name may lead to the new one. What is published here reaches nobody there.
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => {
+                session.broken.cancel();
+                self.outbound.reset();
+            }
             // It answers, so the connection is not at fault.
             ErrorKind::Server(_) | ErrorKind::Extension => {}
             _ => session.broken.cancel(),

@@ -8,9 +8,10 @@
 //! - `requests`: what the adapter's servers ask of each other, on the same wire.
 //! - `url`: which URLs can be used, and how much of one is shown.
 //! - `server`: where Redis is and how a connection to it is made, `sentinel` who knows where it is; `commands`: the connection for commands.
-//! - `outbound`: the queue of publications and the one task that sends them.
-//! - `subscriptions`: the wanted topics, and the connection that is subscribed to them.
-//! - `inbound`: what that connection pushes, on its way to the subscriber.
+//! - `line`: the connection for publications and subscriptions, whose wire, `resp`, is our own.
+//! - `outbound`: the queue of publications.
+//! - `subscriptions`: the wanted topics, and the line that is subscribed to them.
+//! - `inbound`: what that line brings, on its way to the subscriber.
 //! - `lease`: the node's lease and its pulse; `lua/`: one atomic verb a file.
 //! - `node_message`: what nodes say on their own channels.
 //! - `registry`: the session registry; `places`: the sessions of users; `presence`: who is in which room; `nodes`: the
@@ -31,6 +32,7 @@ mod inbox;
 mod index;
 mod keys;
 mod lease;
+mod line;
 mod node_message;
 mod nodes;
 mod offline;
@@ -43,6 +45,7 @@ mod reaper;
 mod registry;
 mod replication;
 pub mod requests;
+pub mod resp;
 mod row;
 mod scripts;
 mod sentinel;

@@ -1,7 +1,8 @@
-//! The queue of publications, and the one task that sends them.
+//! The queue of publications.
 //!
-//! Whatever has queued up while one batch was on its way makes the next, so that a busy node sends few large
-//! batches and an idle one sends at once. One batch is in flight at a time; that keeps the order.
+//! One batch is on its way at a time. A publication that finds none is sent there and then, by whoever publishes it;
+//! whatever queues up before its answer makes the next batch. So an idle node sends at once, a busy one few large
+//! batches, and the order is kept.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,32 +11,30 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
-use redis::{RedisError, Value};
-use tidegate_core::Subscriber;
 use tidegate_core::broker::{Done, Error};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::Session;
-use crate::subscriptions::Progress;
+use crate::line::{Line, Sent};
 
-/// Most publications in one batch. At the measured 1.3 us of client CPU each, a batch of 128 keeps the answer of
-/// its first publication waiting for less than 0.2 ms, and larger ones gain nothing.
+/// Most publications in one batch. Redis works on one for some 2 us, so that the answer of its first waits for less than
+/// 0.3 ms, and larger ones gain nothing.
 const BATCH_ENTRIES_MAX: usize = 128;
 
-/// Most bytes in one batch, unless a single publication is larger. It bounds how long a pulse waits behind one.
+/// Most bytes in one batch, unless a single publication is larger. It bounds how long a ping waits behind one.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 /// What an entry weighs beside its channel and payload, in bytes.
 const ENTRY_OVERHEAD: usize = size_of::<Entry>();
 
-/// The queue. Bounded in bytes, those of the batch in flight included.
+/// The queue. Bounded in bytes, those of the batch on its way included.
 pub(crate) struct Outbound {
     state: Mutex<State>,
     bytes_max: usize,
     timeout: Duration,
-    work: Notify,
+    /// There is something whose time can run out.
+    pending: Notify,
     room: Notify,
     flushed: CancellationToken,
     refused: AtomicBool,
@@ -46,6 +45,18 @@ struct State {
     queue: VecDeque<Entry>,
     bytes: usize,
     closed: bool,
+    /// The connection, while the node's own subscription is whole. Without it nothing is sent: the node's members would
+    /// miss what it publishes.
+    line: Option<Arc<Line>>,
+    /// The batch on its way, over `line`. If there is none and there is a line, the queue is empty.
+    flight: Option<Flight>,
+    /// Whether the time of what is here is watched.
+    watched: bool,
+}
+
+struct Flight {
+    since: Instant,
+    weight: usize,
 }
 
 struct Entry {
@@ -59,12 +70,39 @@ impl Entry {
     fn weight(&self) -> usize {
         self.channel.len() + self.payload.len() + ENTRY_OVERHEAD
     }
+
+    fn into_parts(self, last: bool) -> (String, Vec<u8>, Sent) {
+        (self.channel, self.payload, Sent { done: Some(self.done), deadline: self.deadline, last })
+    }
 }
 
-enum Next {
-    Wait,
-    SendBefore(Instant),
-    Finished,
+impl State {
+    /// Takes off with the next entries, if there are any and nothing is on its way.
+    fn take_off(&mut self) -> Option<(Arc<Line>, Vec<Entry>)> {
+        let line = self.line.as_ref().filter(|_| self.flight.is_none() && !self.queue.is_empty())?;
+        let line = Arc::clone(line);
+        let mut weight = 0;
+        let count = self
+            .queue
+            .iter()
+            .take(BATCH_ENTRIES_MAX)
+            .enumerate()
+            .take_while(|(index, entry)| {
+                let fits = *index == 0 || weight + entry.weight() <= BATCH_BYTES_MAX;
+                weight += if fits { entry.weight() } else { 0 };
+                fits
+            })
+            .count();
+        self.flight = Some(Flight { since: Instant::now(), weight });
+        Some((line, self.queue.drain(..count).collect()))
+    }
+
+    /// The batch on its way is not any more; returns since when it was.
+    fn land(&mut self) -> Option<Instant> {
+        let Flight { since, weight } = self.flight.take()?;
+        self.bytes -= weight;
+        Some(since)
+    }
 }
 
 impl Outbound {
@@ -73,32 +111,58 @@ impl Outbound {
             state: Mutex::default(),
             bytes_max,
             timeout,
-            work: Notify::new(),
+            pending: Notify::new(),
             room: Notify::new(),
             flushed: CancellationToken::new(),
             refused: AtomicBool::new(false),
         }
     }
 
-    /// Queues one publication, or tells `done` at once why not.
+    /// Sends one publication or queues it, or tells `done` at once why not.
     pub(crate) fn push(&self, channel: String, payload: Vec<u8>, done: Done) {
-        let entry = Entry { channel, payload, done, deadline: Instant::now() + self.timeout };
+        let now = Instant::now();
+        let entry = Entry { channel, payload, done, deadline: now + self.timeout };
         let weight = entry.weight();
-        let (refused, error) = {
-            let mut state = self.state.lock();
-            if state.closed {
-                (entry, Error::Closed)
-            } else if state.bytes + weight > self.bytes_max {
-                (entry, Error::Unavailable)
-            } else {
-                state.bytes += weight;
-                state.queue.push_back(entry);
-                drop(state);
-                self.work.notify_one();
-                return;
-            }
+        let mut state = self.state.lock();
+        let refusal = if state.closed {
+            Some(Error::Closed)
+        } else if state.bytes + weight > self.bytes_max {
+            Some(Error::Unavailable)
+        } else {
+            None
         };
-        refused.done.tell(Err(error));
+        if let Some(error) = refusal {
+            drop(state);
+            return entry.done.tell(Err(error));
+        }
+        state.bytes += weight;
+        if !std::mem::replace(&mut state.watched, true) {
+            self.pending.notify_one();
+        }
+        match &state.line {
+            Some(line) if state.flight.is_none() => {
+                let line = Arc::clone(line);
+                state.flight = Some(Flight { since: now, weight });
+                drop(state);
+                self.send(&line, std::iter::once(entry.into_parts(true)));
+            }
+            _ => state.queue.push_back(entry),
+        }
+    }
+
+    /// Nobody else sends meanwhile: the batch is the one on its way.
+    fn send(&self, line: &Line, batch: impl Iterator<Item = (String, Vec<u8>, Sent)>) {
+        if let Err(refused) = line.publish(batch) {
+            refused.into_iter().for_each(|sent| self.gave_up(sent));
+        }
+    }
+
+    fn send_next(&self, next: Option<(Arc<Line>, Vec<Entry>)>) {
+        if let Some((line, batch)) = next {
+            let last = batch.len() - 1;
+            let parts = batch.into_iter().enumerate().map(|(index, entry)| entry.into_parts(index == last));
+            self.send(&line, parts);
+        }
     }
 
     /// Resolves when the queue is at most half full; `None` if it is.
@@ -127,11 +191,89 @@ impl Outbound {
         state.closed || state.bytes <= self.bytes_max / 2
     }
 
+    /// Changes the queue, and tells whoever waits for it to get shorter.
+    fn shorten<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let changed = change(&mut state);
+        let room = state.closed || state.bytes <= self.bytes_max / 2;
+        let flushed = state.closed && state.queue.is_empty() && state.flight.is_none();
+        drop(state);
+        if room {
+            self.room.notify_waiters();
+        }
+        if flushed {
+            self.flushed.cancel();
+        }
+        changed
+    }
+
+    /// Sends over `line` from now on.
+    pub(crate) fn attach(&self, line: &Arc<Line>) {
+        let next = {
+            let mut state = self.state.lock();
+            state.line = Some(Arc::clone(line));
+            state.take_off()
+        };
+        self.send_next(next);
+    }
+
+    /// The line broke. What is on its way is given up by whoever reads there.
+    pub(crate) fn detach(&self) {
+        self.shorten(|state| {
+            state.line = None;
+            state.land();
+        });
+    }
+
+    /// Gives up what is written and not answered, with its connection: it must not arrive later.
+    pub(crate) fn reset(&self) {
+        let line = self.state.lock().line.clone();
+        if let Some(line) = line {
+            line.broken.cancel();
+        }
+    }
+
+    /// A publication was answered. Returns how long its batch took, if it was the last.
+    pub(crate) fn answered(&self, sent: Sent, outcome: Result<(), &[u8]>) -> Option<Duration> {
+        let Sent { done, last, .. } = sent;
+        let outcome = self.judge(outcome);
+        let took = if last {
+            let (since, next) = self.shorten(|state| (state.land(), state.take_off()));
+            self.send_next(next);
+            since.map(|since| since.elapsed())
+        } else {
+            None
+        };
+        if let Some(done) = done {
+            done.tell(outcome);
+        }
+        took
+    }
+
+    /// The outcome will not be known, so nothing is sent again: a publication is delivered at most once.
+    pub(crate) fn gave_up(&self, sent: Sent) {
+        if let Some(done) = sent.done {
+            done.tell(Err(Error::Unavailable));
+        }
+    }
+
+    fn judge(&self, outcome: Result<(), &[u8]>) -> Result<(), Error> {
+        let Err(reason) = outcome else {
+            if self.refused.load(Ordering::Relaxed) {
+                self.refused.store(false, Ordering::Relaxed);
+            }
+            return Ok(());
+        };
+        // Once for each series of refusals; the next success ends it.
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(reason = %reason.escape_ascii(), "redis refuses publications");
+        }
+        Err(Error::Unavailable)
+    }
+
     /// Refuses everything from now on. What was accepted is still sent.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.work.notify_one();
-        self.room.notify_waiters();
+        self.shorten(|state| state.closed = true);
     }
 
     /// Resolves once everything accepted before [`Outbound::close`] has an outcome.
@@ -139,17 +281,11 @@ impl Outbound {
         self.flushed.cancelled().await;
     }
 
-    /// Sends until the queue is closed and empty, or `cancel`. No failure ends it: an outage is waited out, and
-    /// whatever is still queued at the end is refused.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        mut sessions: watch::Receiver<Option<Session>>,
-        mut progress: watch::Receiver<Progress>,
-        subscriber: Arc<dyn Subscriber>,
-        cancel: CancellationToken,
-    ) {
+    /// Watches the time until `cancel`: whoever has waited for too long is told so, sent or not, and a connection that
+    /// does not answer is given up. Whatever is still queued at the end is refused.
+    pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
         tokio::select! {
-            () = self.send_all(&mut sessions, &mut progress, &*subscriber) => {}
+            () = self.watch() => {}
             () = cancel.cancelled() => {}
         }
         self.close();
@@ -157,172 +293,46 @@ impl Outbound {
         self.flushed.cancel();
     }
 
-    /// Nothing is sent while the node's own subscription is broken: its members would miss what it publishes, and
-    /// after an outage both connections come back within moments of each other.
-    async fn send_all(
-        &self,
-        sessions: &mut watch::Receiver<Option<Session>>,
-        progress: &mut watch::Receiver<Progress>,
-        subscriber: &dyn Subscriber,
-    ) {
+    async fn watch(&self) {
         loop {
-            let deadline = match self.next() {
-                Next::Finished => return,
-                Next::Wait => {
-                    self.work.notified().await;
-                    continue;
-                }
-                Next::SendBefore(deadline) => deadline,
-            };
-            let whole = *progress.borrow_and_update() == Progress::Whole;
-            let session = sessions.borrow_and_update().clone();
-            match session {
-                Some(session) if whole && !session.broken.is_cancelled() => {
-                    self.send_batch(session, subscriber).await;
-                }
-                _ => tokio::select! {
-                    changed = sessions.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                    }
-                    changed = progress.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                    }
-                    () = tokio::time::sleep_until(deadline) => self.expire(),
-                },
+            match self.expire(Instant::now()) {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => self.pending.notified().await,
             }
         }
     }
 
-    fn next(&self) -> Next {
-        let state = self.state.lock();
-        match state.queue.front() {
-            Some(entry) => Next::SendBefore(entry.deadline),
-            None if state.closed => Next::Finished,
-            None => Next::Wait,
-        }
-    }
-
-    /// Takes entries out of the queue and tells them that they were not sent.
-    fn release(&self, take: impl FnOnce(&mut State) -> Vec<Entry>) {
-        let entries = {
-            let mut state = self.state.lock();
-            let entries = take(&mut state);
-            state.bytes -= entries.iter().map(Entry::weight).sum::<usize>();
-            entries
-        };
-        for entry in entries {
-            entry.done.tell(Err(Error::Unavailable));
-        }
-        if self.has_room() {
-            self.room.notify_waiters();
-        }
-    }
-
-    fn expire(&self) {
-        let now = Instant::now();
+    /// Tells those whose time is over, and returns when the next one's will be.
+    fn expire(&self, now: Instant) -> Option<Instant> {
         self.release(|state| {
             let expired = state.queue.iter().take_while(|entry| entry.deadline <= now).count();
             state.queue.drain(..expired).collect()
         });
-    }
-
-    fn take_batch(&self) -> Vec<Entry> {
+        let line = self.state.lock().line.clone();
+        let sent = line.as_ref().and_then(|line| line.expire(now, |done| done.tell(Err(Error::Unavailable))));
         let mut state = self.state.lock();
-        let mut bytes = 0;
-        let count = state
-            .queue
-            .iter()
-            .take(BATCH_ENTRIES_MAX)
-            .enumerate()
-            .take_while(|(index, entry)| {
-                bytes += entry.weight();
-                *index == 0 || bytes <= BATCH_BYTES_MAX
-            })
-            .count();
-        state.queue.drain(..count).collect()
+        let stuck = state.flight.as_ref().map(|flight| flight.since + self.timeout);
+        if let (Some(line), Some(stuck)) = (&state.line, stuck)
+            && stuck <= now
+        {
+            tracing::debug!("publishing timed out");
+            line.broken.cancel();
+        }
+        let queued = state.queue.front().map(|entry| entry.deadline);
+        let next = [queued, sent, stuck.filter(|stuck| *stuck > now)].into_iter().flatten().min();
+        state.watched = next.is_some();
+        next
     }
 
-    async fn send_batch(&self, session: Session, subscriber: &dyn Subscriber) {
-        let batch = self.take_batch();
-        let weight: usize = batch.iter().map(Entry::weight).sum();
-        let mut pipeline = redis::Pipeline::with_capacity(batch.len());
-        let mut waiting = VecDeque::with_capacity(batch.len());
-        for entry in batch {
-            pipeline.cmd("PUBLISH").arg(&entry.channel).arg(&entry.payload);
-            waiting.push_back((entry.done, entry.deadline));
+    /// Takes entries out of the queue and tells them that they were not sent.
+    fn release(&self, take: impl FnOnce(&mut State) -> Vec<Entry>) {
+        let entries = self.shorten(|state| {
+            let entries = take(state);
+            state.bytes -= entries.iter().map(Entry::weight).sum::<usize>();
+            entries
+        });
+        for entry in entries {
+            entry.done.tell(Err(Error::Unavailable));
         }
-
-        let sent = Instant::now();
-        let outcome = self.exchange(&session, &pipeline, &mut waiting).await;
-        self.state.lock().bytes -= weight;
-        match outcome {
-            Ok(answers) => {
-                subscriber.observe("publish", sent.elapsed());
-                // Whose time was over has been told already; they stood at the front.
-                let told = answers.len().saturating_sub(waiting.len());
-                for ((done, _), answer) in waiting.into_iter().zip(answers.into_iter().skip(told)) {
-                    done.tell(self.judge(answer));
-                }
-            }
-            Err(reason) => {
-                // The outcome is unknown, so nothing is sent again: a publication is delivered at most once.
-                tracing::debug!(reason, publications = waiting.len(), "gave up a batch of publications");
-                session.broken.cancel();
-                for (done, _) in waiting {
-                    done.tell(Err(Error::Unavailable));
-                }
-            }
-        }
-        if self.has_room() {
-            self.room.notify_waiters();
-        }
-    }
-
-    /// Sends the batch and awaits the answers. Meanwhile, publications whose time is over are told so.
-    async fn exchange(
-        &self,
-        session: &Session,
-        pipeline: &redis::Pipeline,
-        waiting: &mut VecDeque<(Done, Instant)>,
-    ) -> Result<Vec<Value>, &'static str> {
-        let mut connection = session.connection.clone();
-        let answers = connection.send_packed_commands(pipeline, 0, pipeline.len());
-        let timeout = tokio::time::sleep(self.timeout);
-        tokio::pin!(answers, timeout);
-        loop {
-            let deadline = waiting.front().map(|(_, deadline)| *deadline);
-            tokio::select! {
-                biased;
-                answers = &mut answers => {
-                    return answers.map_err(|error: RedisError| {
-                        tracing::debug!(%error, "failed to publish");
-                        "connection broke"
-                    });
-                }
-                () = session.broken.cancelled() => return Err("connection broke"),
-                () = &mut timeout => return Err("publishing timed out"),
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    if let Some((done, _)) = waiting.pop_front() {
-                        done.tell(Err(Error::Unavailable));
-                    }
-                }
-            }
-        }
-    }
-
-    fn judge(&self, answer: Value) -> Result<(), Error> {
-        let Value::ServerError(error) = answer else {
-            self.refused.store(false, Ordering::Relaxed);
-            return Ok(());
-        };
-        // Once for each series of refusals; the next success ends it.
-        if !self.refused.swap(true, Ordering::Relaxed) {
-            tracing::warn!(code = error.code(), detail = error.details(), "redis refuses publications");
-        }
-        Err(Error::Unavailable)
     }
 }

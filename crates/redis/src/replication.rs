@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::scripts::{Verb, is_unknown_script, load};
-use crate::server::{Role, Server, Session};
+use crate::server::{Server, Session};
 
 /// Connections at most. Each carries one write that waits, usually for less than a millisecond.
 const CONNECTIONS_MAX: usize = 16;
@@ -147,7 +147,7 @@ impl Replication {
             tracing::debug!(%error, "failed to find the server for writes that wait");
             Unavailable
         };
-        let info = self.server.info(Role::Commands).await.map_err(failed)?;
+        let info = self.server.info().await.map_err(failed)?;
         // Commands are timed by their callers.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))

@@ -5,11 +5,17 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, ConnectionInfo, ProtocolVersion, PushInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, ProtocolVersion, PushInfo, RedisError,
+};
+use socket2::{SockRef, TcpKeepalive as Keepalive};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys;
+use crate::line::Line;
 use crate::options::{ConnectError, Options};
+use crate::resp::{self, Token};
 use crate::sentinel;
 use crate::url::{self, Target, masked};
 
@@ -23,15 +29,6 @@ const REQUESTS_MAX: usize = 50;
 /// First probe of an idle connection, then between probes. The pings every second notice sooner; this is for a
 /// connection whose task is stuck.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// What a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// Commands, publications among them.
-    Commands,
-    /// Subscriptions and what they bring.
-    Subscription,
-}
 
 /// One live connection. Whoever finds it unusable cancels `broken`; the task that owns the connection replaces it.
 #[derive(Clone, Debug)]
@@ -71,14 +68,15 @@ impl Server {
     }
 
     /// Where to connect to now, as the sentinels say if there are any, and how.
-    pub(crate) async fn info(&self, role: Role) -> Result<ConnectionInfo, RedisError> {
+    pub(crate) async fn info(&self) -> Result<ConnectionInfo, RedisError> {
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        let mut tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-        if role == Role::Commands {
-            // A node that fenced itself must not be heard later: what Redis has not acknowledged within
-            // `fence_after` is given up, and closing discards what is still unsent instead of sending it on.
-            tcp = tcp.set_user_timeout(self.fence_after).set_linger_time(Duration::ZERO);
-        }
+        // A node that fenced itself must not be heard later: what Redis has not acknowledged within
+        // `fence_after` is given up, and closing discards what is still unsent instead of sending it on.
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive)
+            .set_user_timeout(self.fence_after)
+            .set_linger_time(Duration::ZERO);
         let mut info = self.target.info.clone().set_tcp_settings(tcp);
         if let Some(sentinels) = &self.target.sentinels {
             info = info.set_addr(sentinels.master(self.attempt_timeout).await?);
@@ -94,13 +92,12 @@ impl Server {
         sentinel::check_role(connection, self.attempt_timeout).await
     }
 
-    /// Connects, once. `on_push` sees what the server sends unasked, and must not block.
+    /// Connects for commands, once. `on_push` sees what the server sends unasked, and must not block.
     pub(crate) async fn open(
         &self,
-        role: Role,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let client = redis::Client::open(self.info(role).await?)?;
+        let client = redis::Client::open(self.info().await?)?;
         // Commands are timed by their callers, who know what each is worth waiting for.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.attempt_timeout))
@@ -112,16 +109,81 @@ impl Server {
             });
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         self.check_role(&mut connection).await?;
-        if role == Role::Commands {
-            // The subscription names itself, and asks for its id besides.
-            let mut name = redis::cmd("CLIENT");
-            name.arg("SETNAME").arg(&self.connection_name);
-            let named = tokio::time::timeout(self.attempt_timeout, connection.send_packed_command(&name));
-            if let Ok(Err(error)) = named.await {
-                tracing::debug!(%error, "failed to name the command connection");
-            }
+        let mut name = redis::cmd("CLIENT");
+        name.arg("SETNAME").arg(&self.connection_name);
+        let named = tokio::time::timeout(self.attempt_timeout, connection.send_packed_command(&name));
+        if let Ok(Err(error)) = named.await {
+            tracing::debug!(%error, "failed to name the command connection");
         }
         Ok(connection)
+    }
+
+    /// Connects a line, once, and says nothing on it yet.
+    pub(crate) async fn dial(&self) -> Result<Line, RedisError> {
+        let dialling = async {
+            let info = self.info().await?;
+            let ConnectionAddr::Tcp(host, port) = info.addr() else {
+                // The URLs that are taken have no other.
+                return Err(RedisError::from((ErrorKind::InvalidClientConfig, "not an address of TCP")));
+            };
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            // What `info` asks of the library.
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_keepalive(&Keepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+            socket.set_tcp_user_timeout(Some(self.fence_after))?;
+            socket.set_linger(Some(Duration::ZERO))?;
+            Ok(Line::new(stream))
+        };
+        let timed_out = |_| RedisError::from((ErrorKind::Io, "the server could not be reached in time"));
+        tokio::time::timeout(self.attempt_timeout, dialling).await.map_err(timed_out)?
+    }
+
+    /// Introduces this node on a line that is read already.
+    ///
+    /// # Errors
+    /// The server's reason, or that it is no master where sentinels say it is.
+    pub(crate) async fn greet(&self, line: &Line) -> Result<Greeting, String> {
+        let settings = self.target.info.redis_settings();
+        let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
+        if let Some(password) = settings.password() {
+            hello.extend([b"AUTH", settings.username().unwrap_or("default").as_bytes(), password.as_bytes()]);
+        }
+        hello.extend([&b"SETNAME"[..], self.connection_name.as_bytes()]);
+        let answer = tokio::time::timeout(self.attempt_timeout, line.ask(&hello));
+        let answer = answer.await.map_err(|_| "the server did not answer in time".to_owned())??;
+        let greeting = Greeting::read(&answer).unwrap_or_default();
+        if self.target.sentinels.is_some() && !greeting.master {
+            return Err("the server that a sentinel names is no master".to_owned());
+        }
+        Ok(greeting)
+    }
+}
+
+/// What a server answers to HELLO, as far as it is of interest.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    /// The connection's id; 0 if the server does not tell.
+    pub(crate) client: u64,
+    master: bool,
+}
+
+impl Greeting {
+    fn read(answer: &[u8]) -> Option<Self> {
+        let mut reader = resp::Reader::new(answer);
+        let Some(Token::Aggregate(count)) = reader.token().ok()? else { return None };
+        let mut greeting = Self::default();
+        for _ in 0..count / 2 {
+            let (key, value) = (reader.token().ok()??, reader.token().ok()??);
+            match (key, value) {
+                (Token::Bulk(b"id"), Token::Integer(id)) => greeting.client = u64::try_from(id).ok()?,
+                (Token::Bulk(b"role"), Token::Bulk(role)) => greeting.master = role == b"master",
+                (_, value) => {
+                    reader.skip(&value).ok()?.then_some(())?;
+                }
+            }
+        }
+        Some(greeting)
     }
 }
 
@@ -189,6 +251,15 @@ mod tests {
             assert!(error.starts_with(&format!("redis url {shown}: cannot be used")), "{error}");
             assert!(!error.contains("hun"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_greeting_says_who_is_there() {
+        let answer = b"%4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:42\r\n$7\r\nmodules\r\n*1\r\n\
+            %1\r\n$4\r\nname\r\n$1\r\nx\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
+        assert_eq!(Greeting::read(answer), Some(Greeting { client: 42, master: true }));
+        assert_eq!(Greeting::read(b"+OK\r\n"), None);
+        assert_eq!(Greeting::read(b"%1\r\n$2\r\nid\r\n"), None);
     }
 
     #[test]

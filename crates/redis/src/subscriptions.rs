@@ -12,18 +12,20 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
 use tidegate_core::broker::Error;
-use tidegate_core::{Subscriber, Topic};
+use tidegate_core::{Incarnation, Subscriber, Topic};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::commands::watch_over;
-use crate::inbound::{Feed, Intake, Standing};
+use crate::inbound::{Feed, Standing};
 use crate::keys::{self, Keys};
+use crate::line::{Line, Sink as _};
+use crate::outbound::Outbound;
 use crate::registry::Learned;
-use crate::server::{Backoff, Role, Server, Session};
+use crate::server::{Backoff, Server};
 
 /// Topics in one SUBSCRIBE, nearly all of which have one channel. Ten thousand in one take Redis 45 ms, during which nobody else is served; a thousand
 /// take 5 ms.
@@ -235,13 +237,14 @@ fn tell(waiting: Vec<Waiting>) {
 pub(crate) struct SubscriptionLink {
     pub(crate) server: Arc<Server>,
     pub(crate) subscriptions: Arc<Subscriptions>,
-    pub(crate) intake: Arc<Intake>,
     pub(crate) standing: Arc<Standing>,
+    pub(crate) outbound: Arc<Outbound>,
+    /// Where what reads the connection runs.
+    pub(crate) tasks: TaskTracker,
     pub(crate) subscriber: Arc<dyn Subscriber>,
     pub(crate) keys: Keys,
     pub(crate) node_channel: String,
-    /// What its connection is called at the server, so that others know it from its successors.
-    pub(crate) connection_name: String,
+    pub(crate) incarnation: Incarnation,
     pub(crate) learned: Arc<Learned>,
     pub(crate) command_timeout: Duration,
     pub(crate) ping_timeout: Duration,
@@ -275,9 +278,7 @@ impl SubscriptionLink {
         loop {
             tokio::time::sleep(backoff.next()).await;
             let generation = self.standing.begin();
-            let feed = Arc::new(Feed::new(&self.intake, generation));
-            let reason = self.serve(&feed, generation, &mut backoff).await;
-            feed.broke(&reason);
+            let reason = self.serve(generation, &mut backoff).await;
             self.subscriptions.detach();
             tracing::debug!(redis = self.server.masked(), reason, generation, "subscription ended");
             self.progress.send_replace(Progress::Failed(reason));
@@ -285,43 +286,69 @@ impl SubscriptionLink {
     }
 
     /// Connects, restores, and follows what is wanted until the connection breaks; returns why it did.
-    async fn serve(&self, feed: &Arc<Feed>, generation: u64, backoff: &mut Backoff) -> String {
-        let on_push = {
-            // Weak, since the library drops the connection's task, and this with it, only some time after the
-            // connection; a closed broker must not keep its subscriber that long.
-            let feed = Arc::downgrade(feed);
-            move |info| {
-                if let Some(feed) = feed.upgrade() {
-                    feed.push(info);
-                }
-            }
-        };
-        let connection = match self.server.open(Role::Subscription, on_push).await {
-            Ok(connection) => connection,
+    async fn serve(&self, generation: u64, backoff: &mut Backoff) -> String {
+        let line = match self.server.dial().await {
+            Ok(line) => Arc::new(line),
             Err(error) => return error.to_string(),
         };
-        let mut session = Session { connection, broken: feed.broken.clone() };
-        self.introduce(&mut session.connection).await;
-        if let Err(reason) = self.restore(&mut session, feed).await {
+        // However this ends, nobody goes on reading.
+        let _broken = line.broken.clone().drop_guard();
+        let mut feed = self.feed(generation);
+        let reading = {
+            let line = Arc::clone(&line);
+            // A task of its own, which is woken for nothing but what comes in.
+            self.tasks.spawn(async move { line.read(&mut feed).await })
+        };
+        let reason = self.speak(&line, generation, backoff).await;
+        line.broken.cancel();
+        if reading.await.is_err() {
+            // The subscriber panicked, and nobody told of the end.
+            self.feed(generation).broke("reading failed");
+        }
+        reason
+    }
+
+    fn feed(&self, generation: u64) -> Feed {
+        Feed::new(
+            self.keys.clone(),
+            self.node_channel.clone(),
+            self.incarnation.clone(),
+            generation,
+            Arc::clone(&self.standing),
+            Arc::clone(&self.outbound),
+        )
+    }
+
+    async fn speak(&self, line: &Arc<Line>, generation: u64, backoff: &mut Backoff) -> String {
+        let greeting = match self.server.greet(line).await {
+            Ok(greeting) => greeting,
+            Err(reason) => return reason,
+        };
+        self.learned.subscription_client.store(greeting.client, Ordering::Relaxed);
+        if let Err(reason) = self.restore(line).await {
             return reason;
         }
         if !self.standing.whole(generation) {
             return "connection broke".to_owned();
         }
+        self.outbound.attach(line);
         let up = Instant::now();
         tracing::debug!(redis = self.server.masked(), generation, "subscription is whole");
         self.progress.send_replace(Progress::Whole);
 
         // Neither is dropped half way: callers whose round is cut short stay in line for the next connection.
-        let watched = session.clone();
+        let pings = || {
+            let line = Arc::clone(line);
+            async move { line.ask(&[b"PING"]).await.is_ok() }.boxed()
+        };
         let watching = async {
-            let reason = watch_over(&watched, self.ping_timeout, &*self.subscriber).await;
-            watched.broken.cancel();
+            let reason = watch_over(&line.broken, self.ping_timeout, &*self.subscriber, pings).await;
+            line.broken.cancel();
             reason
         };
         let following = async {
-            let reason = self.follow(&mut session, feed).await;
-            watched.broken.cancel();
+            let reason = self.follow(line).await;
+            line.broken.cancel();
             reason
         };
         let (watched, followed) = tokio::join!(watching, following);
@@ -329,50 +356,31 @@ impl SubscriptionLink {
         followed.unwrap_or_else(|| watched.to_owned())
     }
 
-    /// Names the connection and learns its id, for whoever takes over if this node dies. A server may forbid both.
-    async fn introduce(&self, connection: &mut MultiplexedConnection) {
-        let mut introduction = redis::pipe();
-        introduction.cmd("CLIENT").arg("SETNAME").arg(&self.connection_name).ignore();
-        introduction.cmd("CLIENT").arg("ID");
-        let answer = introduction.query_async::<(u64,)>(connection);
-        let client = match tokio::time::timeout(self.ping_timeout, answer).await {
-            Ok(Ok((client,))) => client,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "failed to name the subscription's connection");
-                0
-            }
-            // The next command finds out what is wrong.
-            Err(_) => 0,
-        };
-        self.learned.subscription_client.store(client, Ordering::Relaxed);
-    }
-
-    async fn restore(&self, session: &mut Session, feed: &Feed) -> Result<(), String> {
-        self.timed("subscribe", session, |connection| connection.subscribe(&self.node_channel).boxed())
-            .await?;
-        let round = self.subscriptions.attach(&feed.broken);
-        self.carry_out(round, session, feed).await
+    async fn restore(&self, line: &Line) -> Result<(), String> {
+        self.send(true, std::slice::from_ref(&self.node_channel), line).await?;
+        let round = self.subscriptions.attach(&line.broken);
+        self.carry_out(round, line).await
     }
 
     /// Returns why a command failed, or nothing if the connection was found broken otherwise.
-    async fn follow(&self, session: &mut Session, feed: &Feed) -> Option<String> {
+    async fn follow(&self, line: &Line) -> Option<String> {
         loop {
             tokio::select! {
                 () = self.subscriptions.changed.notified() => {}
-                () = feed.broken.cancelled() => return None,
+                () = line.broken.cancelled() => return None,
             }
             let round = self.subscriptions.round();
-            if let Err(reason) = self.carry_out(round, session, feed).await {
+            if let Err(reason) = self.carry_out(round, line).await {
                 return Some(reason);
             }
         }
     }
 
-    async fn carry_out(&self, round: Round, session: &mut Session, feed: &Feed) -> Result<(), String> {
+    async fn carry_out(&self, round: Round, line: &Line) -> Result<(), String> {
         let (waiting, leaving): (Vec<_>, Vec<_>) =
             round.waiting.into_iter().partition(|waiting| waiting.wants);
-        let subscribed = match self.send_subscribes(&round.subscribe, session).await {
-            Ok(()) if feed.broken.is_cancelled() => Err("connection broke".to_owned()),
+        let subscribed = match self.send_subscribes(&round.subscribe, line).await {
+            Ok(()) if line.broken.is_cancelled() => Err("connection broke".to_owned()),
             subscribed => subscribed,
         };
         if subscribed.is_ok() {
@@ -381,7 +389,7 @@ impl SubscriptionLink {
             self.subscriptions.put_back(waiting);
         }
         let unsubscribed = match subscribed {
-            Ok(()) => self.send_unsubscribes(&round.unsubscribe, session, feed).await,
+            Ok(()) => self.send_unsubscribes(&round.unsubscribe, line).await,
             Err(reason) => Err(reason),
         };
         // If that failed, the connection goes, and what it was subscribed to with it.
@@ -389,26 +397,17 @@ impl SubscriptionLink {
         unsubscribed
     }
 
-    async fn send_subscribes(&self, topics: &[Topic], session: &mut Session) -> Result<(), String> {
+    async fn send_subscribes(&self, topics: &[Topic], line: &Line) -> Result<(), String> {
         for topics in topics.chunks(TOPICS_MAX) {
-            let channels = self.channels(topics);
-            self.timed("subscribe", session, |connection| connection.subscribe(&channels).boxed()).await?;
+            self.send(true, &self.channels(topics), line).await?;
             self.subscriptions.confirm(topics);
         }
         Ok(())
     }
 
-    async fn send_unsubscribes(
-        &self,
-        topics: &[Topic],
-        session: &mut Session,
-        feed: &Feed,
-    ) -> Result<(), String> {
+    async fn send_unsubscribes(&self, topics: &[Topic], line: &Line) -> Result<(), String> {
         for topics in topics.chunks(TOPICS_MAX) {
-            let channels = self.channels(topics);
-            feed.unsubscribing.fetch_add(channels.len(), Ordering::Relaxed);
-            self.timed("unsubscribe", session, |connection| connection.unsubscribe(&channels).boxed())
-                .await?;
+            self.send(false, &self.channels(topics), line).await?;
         }
         Ok(())
     }
@@ -417,23 +416,19 @@ impl SubscriptionLink {
         topics.iter().flat_map(|topic| self.keys.topic_channels(topic)).collect()
     }
 
-    async fn timed<'a>(
-        &self,
-        command: &'static str,
-        session: &'a mut Session,
-        send: impl FnOnce(&'a mut MultiplexedConnection) -> BoxFuture<'a, redis::RedisResult<()>>,
-    ) -> Result<(), String> {
+    async fn send(&self, subscribe: bool, channels: &[String], line: &Line) -> Result<(), String> {
+        let command = if subscribe { "subscribe" } else { "unsubscribe" };
         let sent = Instant::now();
         let answered = tokio::select! {
-            answered = tokio::time::timeout(self.command_timeout, send(&mut session.connection)) => answered,
-            () = session.broken.cancelled() => return Err("connection broke".to_owned()),
+            answered = tokio::time::timeout(self.command_timeout, line.subscribe(subscribe, channels)) => answered,
+            () = line.broken.cancelled() => return Err("connection broke".to_owned()),
         };
         match answered {
             Ok(Ok(())) => {
                 self.subscriber.observe(command, sent.elapsed());
                 Ok(())
             }
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(format!("{command} timed out")),
         }
     }

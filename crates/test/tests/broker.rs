@@ -430,51 +430,55 @@ async fn what_is_not_answered_in_time_is_given_up_with_its_connection() {
     let command_timeout = Duration::from_millis(200);
     let a = cluster.node_with(Options { command_timeout, ..cluster.options("a") }).await;
     a.broker.subscribe(vec![room("x")]).await.unwrap();
-    let breaks = |count: usize| {
-        let links =
-            move |events: &[Event]| events.iter().filter(|event| **event == Event::Link(false)).count();
-        a.recorder.until(format!("break {count}"), move |events| links(events) == count)
+    let breaks = |of: Event, count: usize| {
+        a.recorder.until(format!("break {count}: {of:?}"), move |events: &[Event]| {
+            events.iter().filter(|event| **event == of).count() >= count
+        })
     };
 
     cluster.0.freeze();
     assert_eq!(publish(&a.broker, to(&["x"], 1)).await, Err(Error::Unavailable));
     cluster.0.thaw();
-    breaks(1).await;
+    breaks(Event::Lost, 1).await;
     published(&a, &to(&["x"], 2)).await;
     a.recorder.until_publication(&to(&["x"], 2)).await;
 
+    // Nothing that was written before a pulse that failed may arrive later, on either connection.
     cluster.0.freeze();
     assert_eq!(a.broker.pulse(1, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
+    breaks(Event::Link(false), 1).await;
+    breaks(Event::Lost, 2).await;
     cluster.0.thaw();
-    breaks(2).await;
     // The outcome of the first was unknown; it may have arrived, but was not sent again.
     let firsts = a.recorder.publications().into_iter().filter(|seen| *seen == to(&["x"], 1)).count();
     assert!(firsts <= 1, "{firsts}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn more_than_can_be_delivered_is_a_gap_and_said_so() {
+async fn more_than_can_be_read_is_a_gap_and_said_so() {
     let cluster = RedisCluster::start();
     let a = cluster.node("a").await;
     a.broker.subscribe(vec![room("x")]).await.unwrap();
     let before = a.recorder.generation();
-    // It must be our bound that is met, and not Redis' own on a machine that is busy.
-    let _: String = cluster.0.ask(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0"]).await;
+    // What the node does not read waits at Redis, up to this bound.
+    let _: String = cluster.0.ask(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 0 0"]).await;
     let held = a.recorder.hold();
-    // Sixty-four kilobytes of event data each, until the queue of 32 MiB is full.
+    // Sixty-four kilobytes of event data each.
     let mut payload = b"\x93\xa1u\x82\xa4type\x02\xa4data\x92\xa1e\xda".to_vec();
     payload.extend(u16::MAX.to_be_bytes());
     payload.extend(vec![b'.'; usize::from(u16::MAX)]);
     payload.extend(b"\x81\xa5rooms\x91\xa1x");
     let mut connection = cluster.0.connection().await;
     let deadline = Instant::now() + PATIENCE;
-    while !a.recorder.events().contains(&Event::Lost) {
+    loop {
         assert!(Instant::now() < deadline, "the queue has no bound");
         let mut command = redis::cmd("PUBLISH");
         command.arg("socket.io#/#x#").arg(&payload);
-        let _: i64 = command.query_async(&mut connection).await.unwrap();
+        let receivers: i64 = command.query_async(&mut connection).await.unwrap();
+        if receivers == 0 {
+            break;
+        }
     }
-    assert!(a.recorder.events().contains(&Event::Dropped("broker_overflow")));
     drop(held);
     restored(&a, before).await;
     publish(&a.broker, to(&["x"], 1)).await.unwrap();
@@ -487,10 +491,13 @@ async fn a_redis_that_refuses_writes_lets_no_pulse_through() {
     let a = cluster.node("a").await;
     a.broker.pulse(1, LEASE_TTL, Vitals::default()).await.unwrap();
     a.recorder.until_event(Event::Pulse(1, a.recorder.generation())).await;
+    let before = a.recorder.generation();
     // A master that was deposed: replica of a server that does not exist.
     let _: String = cluster.0.ask(&["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_eq!(a.broker.pulse(2, LEASE_TTL, Vitals::default()).await, Err(PulseError::Unavailable));
     let _: String = cluster.0.ask(&["REPLICAOF", "NO", "ONE"]).await;
+    // Both connections lead elsewhere now, if there is an elsewhere.
+    restored(&a, before).await;
     let deadline = Instant::now() + PATIENCE;
     while a.broker.pulse(3, LEASE_TTL, Vitals::default()).await.is_err() {
         assert!(Instant::now() < deadline, "redis takes writes again, and the pulse still fails");
