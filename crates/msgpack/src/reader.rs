@@ -112,7 +112,14 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// As [`token`](Self::token), and [`Error::TooDeep`] beyond [`DEPTH_MAX`] nested containers.
     pub fn skip(&mut self) -> Result<(), Error> {
-        let mut values_left = match values_inside(self.token()?) {
+        self.walk(|_| {})
+    }
+
+    /// Skips one whole value and shows `visit` every token of it.
+    fn walk(&mut self, mut visit: impl FnMut(&Token<'a>)) -> Result<(), Error> {
+        let token = self.token()?;
+        visit(&token);
+        let mut values_left = match values_inside(token) {
             0 => return Ok(()),
             inside => inside,
         };
@@ -129,6 +136,7 @@ impl<'a> Reader<'a> {
             }
             values_left -= 1;
             let token = self.token()?;
+            visit(&token);
             if !matches!(token, Token::Array(_) | Token::Map(_)) {
                 continue;
             }
@@ -149,6 +157,16 @@ impl<'a> Reader<'a> {
     pub fn value(&mut self) -> Result<&'a [u8], Error> {
         let start = self.at;
         self.skip()?;
+        Ok(&self.bytes[start..self.at])
+    }
+
+    /// Reads the bytes of one whole value and shows `visit` every token of it, in order.
+    ///
+    /// # Errors
+    /// As [`skip`](Self::skip), after `visit` has seen what stands before the fault.
+    pub fn value_seen(&mut self, visit: impl FnMut(&Token<'a>)) -> Result<&'a [u8], Error> {
+        let start = self.at;
+        self.walk(visit)?;
         Ok(&self.bytes[start..self.at])
     }
 

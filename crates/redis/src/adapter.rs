@@ -119,7 +119,7 @@ impl<'a> Envelope<'a> {
             return Err(Refusal::Malformed);
         }
         let uid = reader.value()?;
-        let (namespace, data) = packet(&mut reader)?;
+        let Packet { namespace, data, attachments } = Packet::read(&mut reader)?;
         let mut envelope = Self {
             uid,
             namespace,
@@ -141,7 +141,7 @@ impl<'a> Envelope<'a> {
         if !reader.is_empty() {
             return Err(Refusal::Malformed);
         }
-        check_event(data, envelope.flags.presence)?;
+        check_event(data, attachments, envelope.flags.presence)?;
         Ok(envelope)
     }
 
@@ -198,32 +198,47 @@ pub(crate) fn push_rooms(out: &mut Vec<u8>, key: &str, rooms: &Rooms) {
     }
 }
 
-/// Reads `{ type, data, nsp }` and returns namespace and data.
-pub(crate) fn packet<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, &'a [u8]), Refusal> {
-    let mut is_event = false;
-    let mut data = None;
-    let mut namespace = "/";
-    for _ in 0..reader.map()? {
-        match reader.token()? {
-            Token::Str(b"type") => {
-                is_event = Reader::new(reader.value()?).token()? == Token::UInt(PACKET_EVENT);
-            }
-            Token::Str(b"data") => data = Some(reader.value()?),
-            Token::Str(b"nsp") => {
-                namespace = match reader.token()? {
-                    Token::Nil => "/",
-                    Token::Str(name) => std::str::from_utf8(name).map_err(|_| Refusal::Malformed)?,
-                    _ => return Err(Refusal::Malformed),
+/// `{ type, data, nsp }`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) data: &'a [u8],
+    /// How many binary values `data` holds.
+    pub(crate) attachments: usize,
+}
+
+impl<'a> Packet<'a> {
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Refusal> {
+        let mut is_event = false;
+        let (mut data, mut attachments) = (None, 0);
+        let mut namespace = "/";
+        for _ in 0..reader.map()? {
+            match reader.token()? {
+                Token::Str(b"type") => {
+                    is_event = Reader::new(reader.value()?).token()? == Token::UInt(PACKET_EVENT);
                 }
+                Token::Str(b"data") => {
+                    attachments = 0;
+                    data = Some(reader.value_seen(|token| {
+                        attachments += usize::from(matches!(token, Token::Bin(_)));
+                    })?);
+                }
+                Token::Str(b"nsp") => {
+                    namespace = match reader.token()? {
+                        Token::Nil => "/",
+                        Token::Str(name) => std::str::from_utf8(name).map_err(|_| Refusal::Malformed)?,
+                        _ => return Err(Refusal::Malformed),
+                    }
+                }
+                Token::Str(_) => reader.skip()?,
+                _ => return Err(Refusal::Malformed),
             }
-            Token::Str(_) => reader.skip()?,
-            _ => return Err(Refusal::Malformed),
         }
+        if !is_event {
+            return Err(Refusal::NotAnEvent);
+        }
+        Ok(Self { namespace, data: data.ok_or(Refusal::Malformed)?, attachments })
     }
-    if !is_event {
-        return Err(Refusal::NotAnEvent);
-    }
-    Ok((namespace, data.ok_or(Refusal::Malformed)?))
 }
 
 pub(crate) fn rooms(reader: &mut Reader<'_>) -> Result<Rooms, Refusal> {
@@ -271,9 +286,9 @@ fn is_one_of(events: &[&str], name: &[u8]) -> bool {
     events.iter().any(|event| event.as_bytes() == name)
 }
 
-/// Checks that `data`, one complete value, is an event that clients may be given: with `presence`, one of the
-/// gateway's own about it, and without, none of them.
-pub(crate) fn check_event(data: &[u8], presence: bool) -> Result<(), Refusal> {
+/// Checks that `data`, one complete value with so many binary ones in it, is an event that clients may be given: with
+/// `presence`, one of the gateway's own about it, and without, none of them.
+pub(crate) fn check_event(data: &[u8], attachments: usize, presence: bool) -> Result<(), Refusal> {
     let mut reader = Reader::new(data);
     if reader.array()? == 0 {
         return Err(Refusal::Malformed);
@@ -286,12 +301,6 @@ pub(crate) fn check_event(data: &[u8], presence: bool) -> Result<(), Refusal> {
         }
         Token::Str(_) | Token::UInt(_) | Token::Int(_) | Token::F32(_) | Token::F64(_) => {}
         _ => return Err(Refusal::Malformed),
-    }
-    let mut attachments = 0;
-    while !reader.is_empty() {
-        if let Token::Bin(_) = reader.token()? {
-            attachments += 1;
-        }
     }
     if attachments > ATTACHMENTS_MAX { Err(Refusal::TooManyAttachments) } else { Ok(()) }
 }

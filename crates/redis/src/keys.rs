@@ -129,12 +129,18 @@ impl Keys {
     }
 
     pub(crate) fn topic_channel(&self, topic: &Topic) -> String {
+        let prefix = &*self.adapter_prefix;
+        // Joined and not formatted: each publish needs one.
         match topic {
-            Topic::Namespace(namespace) => format!("{}#{namespace}#", self.adapter_prefix),
-            Topic::Room(namespace, room) => format!("{}#{namespace}#{room}#", self.adapter_prefix),
-            Topic::Socket(namespace, socket) => format!("{}#{namespace}#{socket}#", self.adapter_prefix),
-            Topic::Requests(namespace) => format!("{}-request#{namespace}#", self.adapter_prefix),
-            Topic::Answers(namespace) => format!("{}-response#{namespace}#", self.adapter_prefix),
+            Topic::Namespace(namespace) => [prefix, "#", namespace.as_str(), "#"].concat(),
+            Topic::Room(namespace, room) => {
+                [prefix, "#", namespace.as_str(), "#", room.as_str(), "#"].concat()
+            }
+            Topic::Socket(namespace, socket) => {
+                [prefix, "#", namespace.as_str(), "#", socket.as_str(), "#"].concat()
+            }
+            Topic::Requests(namespace) => [prefix, "-request#", namespace.as_str(), "#"].concat(),
+            Topic::Answers(namespace) => [prefix, "-response#", namespace.as_str(), "#"].concat(),
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     ALL_ROOMS, BROADCAST, DISCONNECT, FETCH, IDS, JOIN, LEAVE, Name, Refusal, SERVER_SIDE_EMIT, Text,
     is_json, rooms, text, to_json,
 };
-use crate::adapter::{self, PACKET_EVENT, check_event};
+use crate::adapter::{self, PACKET_EVENT, Packet, check_event};
 
 /// The longest timer that a Node server can set, in milliseconds.
 const TIMEOUT_MS_MAX: u64 = i32::MAX.cast_unsigned() as u64;
@@ -40,7 +40,7 @@ struct Fields<'a> {
     data: Option<Event>,
     /// Namespace and event. Nobody broadcasts in JSON.
     #[serde(skip)]
-    packet: Option<(&'a str, &'a [u8])>,
+    packet: Option<Packet<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
                 Token::Str(b"sid") => fields.sid = name(reader)?,
                 Token::Str(b"close") => fields.close = flag(reader)?,
                 Token::Str(b"data") => fields.data = Some(event(reader)?),
-                Token::Str(b"packet") => fields.packet = Some(adapter::packet(reader)?),
+                Token::Str(b"packet") => fields.packet = Some(Packet::read(reader)?),
                 Token::Str(_) => reader.skip()?,
                 _ => return Err(Refusal::MalformedRequest),
             }
@@ -154,13 +154,14 @@ impl<'a> Fields<'a> {
     }
 
     fn into_broadcast(self, namespace: &Namespace, payload: &Bytes) -> Result<Ask, Refusal> {
-        let (Some(opts), Some((packet_namespace, data))) = (self.opts, self.packet) else {
+        let (Some(opts), Some(Packet { namespace: named, data, attachments })) = (self.opts, self.packet)
+        else {
             return Err(Refusal::MalformedRequest);
         };
-        if packet_namespace != namespace.as_str() {
+        if named != namespace.as_str() {
             return Err(adapter::Refusal::NamespaceMismatch.into());
         }
-        check_event(data, false)?;
+        check_event(data, attachments, false)?;
         let (flags, timeout) = (opts.flags, opts.timeout);
         let Selection { rooms, except } = opts.into();
         let publication =
