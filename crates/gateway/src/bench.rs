@@ -16,6 +16,7 @@ use crate::hub;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::outbox::{Binary, Outbox, Pushed, Terms};
+use crate::reactor::Reactor;
 use crate::socket::Socket;
 
 /// What performs acts, and finds out what they cost.
@@ -67,7 +68,7 @@ fn outbox(meter: &mut dyn Meter, metrics: &Arc<Metrics>) {
 }
 
 /// The outbox of a client on a WebSocket, and the client. It must be called in a runtime, which is not needed further.
-fn connect(metrics: &Arc<Metrics>) -> io::Result<(Outbox, Peer)> {
+fn connect(metrics: &Arc<Metrics>) -> io::Result<(Arc<Outbox>, Peer)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let peer = TcpStream::connect(listener.local_addr()?)?;
     peer.set_nonblocking(true)?;
@@ -75,7 +76,11 @@ fn connect(metrics: &Arc<Metrics>) -> io::Result<(Outbox, Peer)> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let socket = Socket::new(tokio::net::TcpStream::from_std(stream)?);
-    let outbox = Outbox::websocket(socket, Binary::Frames, Terms::new(OUTBOX_BYTES_MAX, Arc::clone(metrics)));
+    let outbox = Outbox::websocket(
+        socket,
+        Binary::Frames,
+        Terms::new(OUTBOX_BYTES_MAX, Arc::clone(metrics), Reactor::resting()),
+    );
     Ok((outbox, Peer { stream: peer, buffer: vec![0; 1 << 20] }))
 }
 

@@ -48,6 +48,7 @@ mod peers;
 mod presence;
 mod pulse;
 mod questions;
+mod reactor;
 mod registrar;
 mod reply;
 #[cfg(test)]

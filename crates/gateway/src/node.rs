@@ -31,6 +31,7 @@ use crate::peer::{Addresses, Place};
 use crate::peers;
 use crate::pulse::Pulse;
 use crate::questions::Questions;
+use crate::reactor::Reactor;
 use crate::registrar::Registrar;
 use crate::session::Rule;
 use crate::takeover::Takeovers;
@@ -42,6 +43,9 @@ pub enum StartError {
     /// Metrics could not be registered: a defect.
     #[error("failed to register metrics")]
     Metrics(#[from] prometheus::Error),
+    /// There is no descriptor left to wait for sockets with.
+    #[error("failed to make an epoll")]
+    Reactor(#[source] std::io::Error),
     /// Another live process has this node id.
     #[error(transparent)]
     Pulse(#[from] PulseError),
@@ -178,9 +182,10 @@ impl Joining {
                 })
             })
             .collect();
+        let (reactor, waiting) = Reactor::new().map_err(StartError::Reactor)?;
         let inner = Arc::new(Inner {
             origins: Origins::new(&options.server.allowed_origins, options.server.tls.is_some()),
-            terms: Terms::new(options.limits.outbox_bytes_max, Arc::clone(&metrics)),
+            terms: Terms::new(options.limits.outbox_bytes_max, Arc::clone(&metrics), Arc::clone(&reactor)),
             addresses: Addresses::new(options.limits.connections_per_ip_max),
             clock,
             registrar: Arc::new(Registrar::new(Arc::clone(&metrics))),
@@ -210,6 +215,8 @@ impl Joining {
         // Nobody else fills it.
         let _ = node.set(Arc::downgrade(&inner));
         inner.spawn_tasks(requests.1);
+        // Of no use without connections, so that it ends behind them.
+        inner.tasks.spawn(reactor.run(waiting, inner.stopped.clone()));
         let node = Node(inner);
         let mut fatal = node.0.fatal.subscribe();
         let started = loop {

@@ -18,8 +18,9 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Context;
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ use queue::{ITEM_WEIGHT, Item, Queue, Sent, UNSENT_WEIGHT_MAX};
 
 use crate::message::Message;
 use crate::metrics::Metrics;
+use crate::reactor::{Reactor, Readiness};
 use crate::socket::Socket;
 
 /// What a message that waits for a poll weighs beside its bytes, about: it is kept whole until it is known which
@@ -63,13 +65,15 @@ pub(crate) enum Poll {
 }
 
 /// There is one for every connection: with the counts of its `Arc` it fits 160 bytes of the allocator.
-const _: () = assert!(size_of::<Outbox>() <= 144);
+const _: () = assert!(size_of::<Outbox>() <= 128);
 
 /// The one way out of a connection. The hub, the timer and the drain hold outboxes and never connections.
 pub(crate) struct Outbox {
     state: Mutex<State>,
     waker: AtomicWaker,
     tick: AtomicBool,
+    /// What the socket is ready for, if the reactor waits for it.
+    readiness: Readiness,
     /// Something for the connection's courier.
     news: AtomicBool,
     /// Joins that are not answered yet.
@@ -82,11 +86,22 @@ pub(crate) struct Terms {
     /// Most that waits in one of them.
     bytes_max: usize,
     metrics: Arc<Metrics>,
+    /// What waits for their sockets.
+    reactor: Arc<Reactor>,
 }
 
 impl Terms {
-    pub(crate) fn new(bytes_max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { bytes_max, metrics })
+    pub(crate) fn new(bytes_max: usize, metrics: Arc<Metrics>, reactor: Arc<Reactor>) -> Arc<Self> {
+        Arc::new(Self { bytes_max, metrics, reactor })
+    }
+}
+
+impl Terms {
+    /// Closes a socket, if there is one.
+    fn retire(&self, socket: &mut Option<Socket>) {
+        if let Some(place) = socket.take().and_then(|socket| socket.place()) {
+            self.reactor.leave(place);
+        }
     }
 }
 
@@ -160,20 +175,22 @@ fn live(socket: &Option<Socket>) -> &Socket {
 }
 
 impl Outbox {
-    pub(crate) fn websocket(socket: Socket, binary: Binary, terms: Arc<Terms>) -> Self {
-        let transport = Transport::WebSocket { binary, queue: None };
-        Self::new(Some(socket), transport, terms)
+    pub(crate) fn websocket(socket: Socket, binary: Binary, terms: Arc<Terms>) -> Arc<Self> {
+        let this = Arc::new(Self::new(Transport::Gone, terms));
+        // What has arrived already is noted at once, and there must be somewhere to note it.
+        this.take_socket(&mut this.state.lock(), socket, binary, None, &Arc::downgrade(&this));
+        this
     }
 
     pub(crate) fn polling(terms: Arc<Terms>) -> Self {
-        Self::new(None, Transport::Polling(Box::default()), terms)
+        Self::new(Transport::Polling(Box::default()), terms)
     }
 
-    fn new(socket: Option<Socket>, transport: Transport, terms: Arc<Terms>) -> Self {
+    fn new(transport: Transport, terms: Arc<Terms>) -> Self {
         Self {
             state: Mutex::new(State {
                 transport,
-                socket,
+                socket: None,
                 bytes: 0,
                 volatile: 0,
                 taken: 0,
@@ -184,10 +201,53 @@ impl Outbox {
             }),
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
+            readiness: Readiness::new(),
             news: AtomicBool::new(false),
             joins: AtomicU32::new(0),
             terms,
         }
+    }
+
+    /// Becomes the one way to the client at the other end of `socket`. If the kernel cannot watch that, the connection is
+    /// over.
+    fn take_socket(
+        &self,
+        state: &mut State,
+        socket: Socket,
+        binary: Binary,
+        queue: Option<Box<Queue>>,
+        this: &Weak<Self>,
+    ) {
+        match socket.watched(&self.terms.reactor, Weak::clone(this)) {
+            Ok(socket) => {
+                state.socket = Some(socket);
+                state.transport = Transport::WebSocket { binary, queue };
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to watch a client's socket");
+                state.transport = Transport::Gone;
+                self.close_state(state, DisconnectReason::TransportError);
+            }
+        }
+    }
+
+    /// What the reactor notes of its socket.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// The socket is ready for something, says the reactor.
+    pub(crate) fn wake_ready(&self, noted: u8) {
+        self.readiness.note(noted);
+        self.waker.wake();
+    }
+
+    /// Its socket, which is in `place` at the reactor, takes no more: has it noted when it does again.
+    ///
+    /// # Errors
+    /// When the kernel has no room for that.
+    pub(crate) fn watch_writes(&self, socket: &TcpStream, place: u32) -> io::Result<()> {
+        self.terms.reactor.watch_writes(socket, place)
     }
 
     /// Reads what a client on a WebSocket has sent, at most a buffer full; nothing is the end. For its connection's task
@@ -207,7 +267,7 @@ impl Outbox {
     pub(crate) fn let_go(&self) {
         let mut state = self.state.lock();
         state.transport = Transport::Gone;
-        state.socket = None;
+        self.terms.retire(&mut state.socket);
     }
 
     /// Sends a message: at once if nothing waits before it, else after what waits.
@@ -508,7 +568,7 @@ impl Outbox {
 
     /// Moves what waits from polling to the WebSocket that the client upgraded to. A poll that is still pending is
     /// answered with `noop`.
-    pub(crate) fn upgrade(&self, socket: Socket, binary: Binary, noop: &Message) {
+    pub(crate) fn upgrade(self: &Arc<Self>, socket: Socket, binary: Binary, noop: &Message) {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Transport::Polling(polling) = &mut state.transport else {
@@ -527,9 +587,8 @@ impl Outbox {
         state.bytes = queue.weight();
         state.taken = left + state.bytes as u64;
         self.terms.metrics.outbox_grew(state.bytes);
-        state.socket = Some(socket);
         let queue = (!queue.is_empty()).then(|| Box::new(queue));
-        state.transport = Transport::WebSocket { binary, queue };
+        self.take_socket(state, socket, binary, queue, &Arc::downgrade(self));
         self.flush_state(state);
     }
 
@@ -752,7 +811,9 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.terms.metrics.outbox_shrank(self.state.get_mut().bytes);
+        let state = self.state.get_mut();
+        self.terms.metrics.outbox_shrank(state.bytes);
+        self.terms.retire(&mut state.socket);
     }
 }
 

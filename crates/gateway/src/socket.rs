@@ -1,9 +1,10 @@
-//! The socket under a client's connection: a TCP stream, over TLS or not. While the client speaks HTTP it is hyper's; under
-//! a WebSocket it is written by whoever has something for its client, and read by its connection alone.
+//! The socket under a client's connection: a TCP stream, over TLS or not. While the client speaks HTTP it is hyper's, and the
+//! runtime waits for it; under a WebSocket it is written by whoever has something for its client, read by its connection
+//! alone, and the [`reactor`](crate::reactor) waits for it.
 //!
-//! The system calls are made past the runtime's own reading and writing. A write that is taken, which is what nearly all
-//! are, then touches nothing of the runtime's; and both halves live in one place beside what else a write touches,
-//! where two owned halves would be an allocation more for every connection.
+//! A write that is taken, which is what nearly all are, touches nothing but the socket, which lives beside what else a write
+//! touches. Where the socket takes no more, or nothing has arrived, whoever is to wait is told to: the runtime, or the
+//! outbox's [`Readiness`].
 //!
 //! Over TLS (`session`) whoever writes encrypts, too, under a lock of the socket's. What the kernel does not take of a record
 //! stays in the session, and until it has left the socket is *clogged*: it takes nothing more, and somebody must wait for it
@@ -16,16 +17,18 @@ mod tests;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read as _};
-use std::net::Shutdown;
-use std::sync::Arc;
+use std::net::{self, Shutdown};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use crate::outbox::Outbox;
+use crate::reactor::{Reactor, Readiness};
 
 use session::Session;
 pub(crate) use session::UNSENT_BYTES_MAX;
@@ -33,8 +36,18 @@ pub(crate) use session::UNSENT_BYTES_MAX;
 /// A connected TCP socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    tcp: Tcp,
     tls: Option<Box<Tls>>,
+}
+
+/// Who waits for it.
+#[derive(Debug)]
+enum Tcp {
+    /// The runtime. Boxed, since few sockets are for long, and it is three times the size.
+    Runtime(Box<TcpStream>),
+    /// The reactor, which has a place for it and notes in the outbox what it is ready for. The outbox is the one that the
+    /// socket is in.
+    Watched { tcp: net::TcpStream, place: u32, outbox: Weak<Outbox> },
 }
 
 /// What TLS keeps of a connection: about 3.5 KB, most of it keys and counters of rustls's.
@@ -63,7 +76,26 @@ impl Tls {
 
 impl Socket {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, tls: None }
+        Self { tcp: Tcp::Runtime(Box::new(tcp)), tls: None }
+    }
+
+    /// Lets the reactor wait for it from now on, for `outbox`, in which it is to be.
+    ///
+    /// # Errors
+    /// When the kernel does not watch it.
+    pub(crate) fn watched(self, reactor: &Reactor, outbox: Weak<Outbox>) -> io::Result<Self> {
+        let Tcp::Runtime(tcp) = self.tcp else { return Ok(self) };
+        let tcp = tcp.into_std()?;
+        let place = reactor.watch(&tcp, Weak::clone(&outbox))?;
+        Ok(Self { tcp: Tcp::Watched { tcp, place, outbox }, ..self })
+    }
+
+    /// Where the reactor has it.
+    pub(crate) fn place(&self) -> Option<u32> {
+        match self.tcp {
+            Tcp::Runtime(_) => None,
+            Tcp::Watched { place, .. } => Some(place),
+        }
     }
 
     /// Shakes hands with a client over TLS. The caller limits the time.
@@ -74,7 +106,7 @@ impl Socket {
     pub(crate) async fn secure(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         let session = Session::new(config).map_err(io::Error::other)?;
         let tls = Box::new(Tls { session: Mutex::new(session), clogged: AtomicBool::new(false) });
-        let socket = Self { tcp, tls: Some(tls) };
+        let socket = Self { tls: Some(tls), ..Self::new(tcp) };
         while socket.tls.as_ref().is_some_and(|tls| tls.session.lock().is_handshaking()) {
             poll_fn(|context| socket.poll_arrival(context, &mut [])).await?;
             poll_fn(|context| socket.poll_unclog(context)).await?;
@@ -91,7 +123,7 @@ impl Socket {
     /// `WouldBlock` when it takes nothing; [`Socket::poll_write_ready`] then says when it will.
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.tls {
-            None => send(&self.tcp, bytes),
+            None => self.tcp.send(bytes),
             Some(_) => self.write_vectored(&[IoSlice::new(bytes)]),
         }
     }
@@ -99,8 +131,8 @@ impl Socket {
     /// The same with several pieces.
     pub(crate) fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.tls {
-            None => past_runtime(&self.tcp, |socket| socket.send_vectored(pieces)),
-            Some(tls) => tls.with(|session| session.write(pieces, |bytes| send(&self.tcp, bytes))),
+            None => self.tcp.write(|socket| socket.send_vectored(pieces)),
+            Some(tls) => tls.with(|session| session.write(pieces, |bytes| self.tcp.send(bytes))),
         }
     }
 
@@ -115,13 +147,20 @@ impl Socket {
     /// `WouldBlock` when some of it stays.
     pub(crate) fn flush(&self) -> io::Result<()> {
         let Some(tls) = &self.tls else { return Ok(()) };
-        tls.with(|session| session.flush(|bytes| send(&self.tcp, bytes)))
+        tls.with(|session| session.flush(|bytes| self.tcp.send(bytes)))
     }
 
-    /// Whether the socket may take something again. For the connection's own task only, since the runtime keeps one waker
-    /// for each direction. An error shows in the write that follows.
+    /// Whether the socket may take something again. For the connection's own task only, which has
+    /// [registered](Outbox::register) with the outbox; the runtime keeps one waker for each direction. An error shows in the
+    /// write that follows.
     pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.tcp.poll_write_ready(context).map(|_| ())
+        match &self.tcp {
+            Tcp::Runtime(tcp) => tcp.poll_write_ready(context).map(|_| ()),
+            Tcp::Watched { outbox, .. } => match outbox.upgrade() {
+                Some(outbox) if !outbox.readiness().has(Readiness::WRITE) => Poll::Pending,
+                _ => Poll::Ready(()),
+            },
+        }
     }
 
     /// Lets leave what clogs the socket, however long that takes.
@@ -137,7 +176,7 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what has arrived, at most a buffer full; nothing is the end. For the connection's own task only.
+    /// Reads what has arrived, at most a buffer full; nothing is the end. For the connection's own task only, as above.
     pub(crate) fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if let Some(tls) = &self.tls {
             let room = buffer.len();
@@ -158,12 +197,12 @@ impl Socket {
     /// Waits for one arrival and reads it; over TLS what it holds for us may be nothing yet. What the buffer has no room for
     /// is taken by [`Session::take`].
     fn poll_arrival(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Option<usize>>> {
-        let Some(tls) = &self.tls else { return poll_receive(&self.tcp, context, buffer).map_ok(Some) };
+        let Some(tls) = &self.tls else { return self.tcp.poll_receive(context, buffer).map_ok(Some) };
         tls.with(|session| {
             session.poll_read(
                 buffer,
-                |arriving| poll_receive(&self.tcp, context, arriving),
-                |leaving| send(&self.tcp, leaving),
+                |arriving| self.tcp.poll_receive(context, arriving),
+                |leaving| self.tcp.send(leaving),
             )
         })
     }
@@ -191,34 +230,92 @@ impl Socket {
     /// reads now tell how much came and not what.
     pub(crate) fn finish(&self) {
         if let Some(tls) = &self.tls {
-            tls.with(|session| session.finish(|bytes| send(&self.tcp, bytes)));
+            tls.with(|session| session.finish(|bytes| self.tcp.send(bytes)));
         }
         // Of a peer that has gone, that is all the same.
-        let _ = SockRef::from(&self.tcp).shutdown(Shutdown::Write);
+        let _ = self.tcp.socket().shutdown(Shutdown::Write);
     }
 }
 
-fn send(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    past_runtime(tcp, |socket| socket.send(bytes))
-}
+impl Tcp {
+    fn socket(&self) -> SockRef<'_> {
+        match self {
+            Self::Runtime(tcp) => SockRef::from(&**tcp),
+            Self::Watched { tcp, .. } => SockRef::from(tcp),
+        }
+    }
 
-fn past_runtime(tcp: &TcpStream, write: impl Fn(&SockRef<'_>) -> io::Result<usize>) -> io::Result<usize> {
-    let socket = SockRef::from(tcp);
-    match write(&socket) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(|socket| socket.send(bytes))
+    }
+
+    fn write(&self, write: impl Fn(&SockRef<'_>) -> io::Result<usize>) -> io::Result<usize> {
+        let socket = self.socket();
+        let written = write(&socket);
+        if !matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            return written;
+        }
+        match self {
             // Once more, so that the runtime learns that it must wait. It takes down when it last heard from the
             // socket before the call, and so misses nothing that happens meanwhile.
-            tcp.try_io(Interest::WRITABLE, || write(&socket))
+            Self::Runtime(tcp) => tcp.try_io(tokio::io::Interest::WRITABLE, || write(&socket)),
+            Self::Watched { tcp, place, outbox } => {
+                if let Some(outbox) = outbox.upgrade() {
+                    outbox.readiness().take(Readiness::WRITE);
+                    // What was taken since is noted there and then.
+                    outbox.watch_writes(tcp, *place)?;
+                }
+                written
+            }
         }
-        written => written,
+    }
+
+    fn poll_receive(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Runtime(tcp) => poll_runtime(tcp, context, buffer),
+            // Of an outbox that is gone, nobody reads.
+            Self::Watched { tcp, outbox, .. } => match outbox.upgrade() {
+                Some(outbox) => poll_watched(tcp, outbox.readiness(), buffer),
+                None => Poll::Ready(Ok(0)),
+            },
+        }
     }
 }
 
-fn poll_receive(tcp: &TcpStream, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+/// Whoever is to be woken has registered with the outbox before.
+fn poll_watched(
+    mut tcp: &net::TcpStream,
+    readiness: &Readiness,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    loop {
+        let noted = readiness.take(Readiness::READ);
+        if !noted && !readiness.has(Readiness::END) {
+            return Poll::Pending;
+        }
+        let read = tcp.read(buffer);
+        match &read {
+            // A word that was meant for who had the place before; or something came since.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !noted => return Poll::Pending,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // There was less than there is room for, so nothing is left; the next arrival is noted again.
+            Ok(count) if *count > 0 && *count < buffer.len() => return Poll::Ready(read),
+            // More, or an end that stays.
+            _ => {
+                readiness.note(Readiness::READ);
+                if !matches!(&read, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                    return Poll::Ready(read);
+                }
+            }
+        }
+    }
+}
+
+fn poll_runtime(tcp: &TcpStream, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
     loop {
         ready!(tcp.poll_read_ready(context))?;
         let mut read = 0;
-        let outcome = tcp.try_io(Interest::READABLE, || {
+        let outcome = tcp.try_io(tokio::io::Interest::READABLE, || {
             read = (&*SockRef::from(tcp)).read(buffer)?;
             // There was less than there is room for, so nothing is left. Said this way the runtime waits for the next
             // arrival, and the read that would find nothing is saved.

@@ -100,7 +100,6 @@ async fn evicted_and_closed(rig: &Rig, speech: Speech, hello: &str, reason: Disc
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let socket = Socket::new(listener.accept().await.unwrap().0);
     let outbox = Outbox::websocket(socket, Binary::Frames, Arc::clone(&node.terms));
-    let outbox = Arc::new(outbox);
     let link = Link::websocket(Vec::new(), 1 << 20);
     let connection = connection(node, &outbox, link, speech);
     node.spawn(Arc::clone(&outbox), connection.run());
@@ -184,7 +183,7 @@ async fn a_socket_is_closed_with_its_connection_whoever_holds_the_outbox() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let socket = Socket::new(listener.accept().await.unwrap().0);
-    let outbox = Arc::new(Outbox::websocket(socket, Binary::Frames, Arc::clone(&node.terms)));
+    let outbox = Outbox::websocket(socket, Binary::Frames, Arc::clone(&node.terms));
     let connection = connection(node, &outbox, Link::websocket(Vec::new(), 1000), Speech::socket_io(node));
     outbox.close(DisconnectReason::ServerShuttingDown);
     // The peer does not hang up in time.

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::namespaces::Operations;
 use crate::outbox::{Outbox, Terms};
 use crate::pulse::{Lapse, Pulse};
+use crate::reactor::Reactor;
 use crate::session::{Deed, Holding, Parts, Rule, Session};
 use crate::takeover::Takeovers;
 
@@ -88,7 +89,7 @@ pub(super) struct Node {
     pub(super) takeovers: Arc<Takeovers>,
     pub(super) hub: Hub,
     rule: Arc<Rule>,
-    metrics: Arc<Metrics>,
+    terms: Arc<Terms>,
     pub(super) link: Link,
     pub(super) subscription: Subscription,
     /// From the node's channel, with the connection it came on.
@@ -152,7 +153,7 @@ impl Node {
             takeovers: Arc::default(),
             hub: Hub::new(1),
             rule: Arc::new(rule),
-            metrics,
+            terms: Terms::new(1_000, metrics, Reactor::resting()),
             link: Link::new(),
             subscription: Subscription::new(),
             channel: VecDeque::new(),
@@ -181,7 +182,7 @@ impl Node {
                 expires_at: None,
             },
             dialect: Dialect::SocketIo(Parser::Text),
-            outbox: Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&self.metrics)))),
+            outbox: Arc::new(Outbox::polling(Arc::clone(&self.terms))),
             holding: Some(Holding { claim: claim_id(session), epoch }),
             connected_at_ms: epoch,
         };

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::namespaces::Operations;
 use crate::options::PulseOptions;
 use crate::outbox::{Poll, Terms};
+use crate::reactor::Reactor;
 use crate::session::{Parts, Rule};
 
 pub(crate) fn run(meter: &mut dyn Meter, metrics: &Arc<Metrics>) {
@@ -40,7 +41,7 @@ fn filled(members: usize, metrics: &Arc<Metrics>) -> (Hub, Vec<Arc<Session>>) {
         offline: false,
         metrics: Arc::new(metrics.namespace("*")),
     });
-    let terms = Terms::new(OUTBOX_BYTES_MAX, Arc::clone(metrics));
+    let terms = Terms::new(OUTBOX_BYTES_MAX, Arc::clone(metrics), Reactor::resting());
     let identity =
         Identity { user: None, device: "d".into(), grants: Arc::new(Grants::all()), expires_at: None };
     let seat = |_| {

@@ -385,6 +385,7 @@ mod tests {
     use super::*;
     use crate::options::PulseOptions;
     use crate::outbox::Terms;
+    use crate::reactor::Reactor;
 
     fn job() -> Arc<Job> {
         let publication = Publication {
@@ -400,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_leaves_at_once_or_with_the_next_batch() {
         let metrics = Arc::new(Metrics::new("v", "r").unwrap());
-        let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics))));
+        let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics), Reactor::resting())));
         let (queue, answer) = (Queue::new(), Message::engine("6"));
         let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
         assert!(queue.push(job()));
@@ -450,7 +451,7 @@ mod tests {
         };
         // It has never heard, and so is deaf.
         let pulse = Arc::new(Pulse::new(options, Arc::clone(&metrics)));
-        let outbox = Arc::new(Outbox::polling(Terms::new(100_000, Arc::clone(&metrics))));
+        let outbox = Arc::new(Outbox::polling(Terms::new(100_000, Arc::clone(&metrics), Reactor::resting())));
         let queue = &hub.shards[0].queue;
         let answering = async {
             assert!(queue.push(job()));

@@ -346,6 +346,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::namespaces::Operations;
     use crate::outbox::{Outbox, Terms};
+    use crate::reactor::Reactor;
     use crate::session::{Parts, Rule};
 
     #[derive(Clone, Debug)]
@@ -441,7 +442,7 @@ mod tests {
                 match step {
                     Step::Insert { namespace } => {
                         let (id, name) = (SessionId::random(), Namespace::from(NAMESPACES[namespace]));
-                        let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics))));
+                        let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics), Reactor::resting())));
                         let slot = insert(&mut state, id, &name, &namespace_metrics, outbox);
                         let before = model.sessions.insert(slot, (id, namespace, BTreeSet::new()));
                         prop_assert!(before.is_none(), "a seat was given twice");
@@ -519,7 +520,8 @@ mod tests {
         let mut state = State::new();
         let (one, other) = (SessionId::random(), SessionId::random());
         for (id, namespace) in [(one, "/"), (other, "/chat")] {
-            let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics))));
+            let outbox =
+                Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics), Reactor::resting())));
             insert(&mut state, id, &Namespace::from(namespace), &namespace_metrics, outbox);
         }
         let reached = |namespace: &str| {

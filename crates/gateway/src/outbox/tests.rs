@@ -27,21 +27,15 @@ async fn pair(metrics: &Arc<Metrics>) -> (Arc<Outbox>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    (
-        Arc::new(Outbox::websocket(
-            Socket::new(stream),
-            Binary::Frames,
-            Terms::new(BYTES_MAX, Arc::clone(metrics)),
-        )),
-        peer,
-    )
+    let terms = Terms::new(BYTES_MAX, Arc::clone(metrics), Reactor::running());
+    (Outbox::websocket(Socket::new(stream), Binary::Frames, terms), peer)
 }
 
 /// The same over TLS, on a socket of which the kernel holds little.
 async fn narrow_secure_pair(metrics: &Arc<Metrics>) -> (Arc<Outbox>, TlsStream<TcpStream>) {
     let (socket, peer) = secure_pair(VERSIONS[0]).await;
-    let terms = Terms::new(BYTES_MAX, Arc::clone(metrics));
-    (Arc::new(Outbox::websocket(socket, Binary::Frames, terms)), peer)
+    let terms = Terms::new(BYTES_MAX, Arc::clone(metrics), Reactor::running());
+    (Outbox::websocket(socket, Binary::Frames, terms), peer)
 }
 
 /// Pushes until the socket takes no more.
@@ -127,7 +121,7 @@ async fn a_volatile_message_does_not_wait_for_a_blocked_socket() {
 #[tokio::test]
 async fn a_full_outbox_drops_volatile_messages_and_then_the_connection() {
     let metrics = metrics();
-    let outbox = Outbox::polling(Terms::new(1_600, Arc::clone(&metrics)));
+    let outbox = Outbox::polling(Terms::new(1_600, Arc::clone(&metrics), Reactor::resting()));
     assert_eq!(outbox.push(&text(&"v".repeat(600), true)), Pushed::Taken);
     assert_eq!(outbox.push(&text(&"d".repeat(600), false)), Pushed::Taken);
     assert!(metrics.text().unwrap().contains("tidegate_dropped_total{reason=\"volatile\"} 1"));
@@ -167,7 +161,7 @@ async fn a_batch_beyond_the_bound_does_not_close_a_receiver_that_keeps_up() {
 #[tokio::test]
 async fn one_message_beyond_the_bound_is_not_its_receivers_fault() {
     let metrics = metrics();
-    let outbox = Outbox::polling(Terms::new(1_000, Arc::clone(&metrics)));
+    let outbox = Outbox::polling(Terms::new(1_000, Arc::clone(&metrics), Reactor::resting()));
     assert_eq!(outbox.push(&text(&"d".repeat(2_000), false)), Pushed::Taken, "an empty outbox takes it");
     assert_eq!(outbox.push(&text(&"d".repeat(2_000), false)), Pushed::Dropped);
     assert_eq!(outbox.closed(), None);
@@ -211,7 +205,7 @@ async fn closed_at_its_bound((outbox, mut peer): (Arc<Outbox>, impl AsyncRead + 
 #[tokio::test]
 async fn an_upgrade_carries_over_what_waits() {
     let metrics = metrics();
-    let polling = Outbox::polling(Terms::new(BYTES_MAX, Arc::clone(&metrics)));
+    let polling = Arc::new(Outbox::polling(Terms::new(BYTES_MAX, Arc::clone(&metrics), Reactor::running())));
     polling.push(&text("2[\"first\"]", false));
     polling.push(&text("2[\"second\"]", false));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -227,7 +221,7 @@ async fn an_upgrade_carries_over_what_waits() {
 
 #[tokio::test]
 async fn a_poll_takes_everything_that_waits_and_a_second_one_overlaps() {
-    let outbox = Outbox::polling(Terms::new(BYTES_MAX, metrics()));
+    let outbox = Outbox::polling(Terms::new(BYTES_MAX, metrics(), Reactor::resting()));
     outbox.push(&text("2[1]", false));
     outbox.push(&text("2[2]", false));
     let Poll::Ready(payload) = outbox.poll() else { panic!("something waits") };
@@ -253,7 +247,7 @@ async fn a_batch_is_appended_and_flushed_once() {
 
 #[tokio::test]
 async fn a_poll_that_went_away_takes_nothing_along() {
-    let outbox = Outbox::polling(Terms::new(BYTES_MAX, metrics()));
+    let outbox = Outbox::polling(Terms::new(BYTES_MAX, metrics(), Reactor::resting()));
     let Poll::Pending(gone) = outbox.poll() else { panic!("nothing waits") };
     drop(gone);
     assert!(outbox.append(&text("2[1]", false)));

@@ -6,7 +6,12 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Socket;
+use super::{Socket, Tcp};
+
+/// A WebSocket's is hyper's no more.
+fn left() -> io::Error {
+    io::Error::other("the socket has left the runtime")
+}
 
 impl AsyncRead for Socket {
     fn poll_read(
@@ -15,7 +20,10 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Some(tls) = &this.tls else { return Pin::new(&mut this.tcp).poll_read(context, buffer) };
+        let Some(tls) = &this.tls else {
+            let Tcp::Runtime(tcp) = &mut this.tcp else { return Poll::Ready(Err(left())) };
+            return Pin::new(&mut **tcp).poll_read(context, buffer);
+        };
         loop {
             // By way of the session, since the buffer is hyper's and not initialized: writing zeros to all of it would make
             // all of it resident, for as long as a client polls.
@@ -41,7 +49,8 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.tls.is_none() {
-            return Pin::new(&mut this.tcp).poll_write_vectored(context, pieces);
+            let Tcp::Runtime(tcp) = &mut this.tcp else { return Poll::Ready(Err(left())) };
+            return Pin::new(&mut **tcp).poll_write_vectored(context, pieces);
         }
         loop {
             match this.write_vectored(pieces) {

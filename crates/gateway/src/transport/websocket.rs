@@ -109,7 +109,7 @@ pub(super) fn open(
             Opening::Engine(binary) => binary,
             Opening::Plain(_) => Binary::Frames,
         };
-        let outbox = Arc::new(Outbox::websocket(raw.socket, binary, Arc::clone(&node.terms)));
+        let outbox = Outbox::websocket(raw.socket, binary, Arc::clone(&node.terms));
         node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
         node.metrics.connections_websocket.inc();
         let speech = match opening {
