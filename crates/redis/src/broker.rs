@@ -101,6 +101,7 @@ impl RedisBroker {
             subscriber: Arc::clone(&subscriber),
             ping_timeout: options.pulse_timeout(),
             learned: Arc::clone(&learned),
+            outbound: Arc::clone(&outbound),
         };
         tasks.spawn(command_link.run(first, cancel.clone()));
         // Refuses publications as their time runs out. It ends only when cancelled.

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::line::BROKE;
+use crate::outbound::Outbound;
 use crate::registry::Learned;
 use crate::server::{Backoff, Server, Session};
 use crate::settling;
@@ -39,6 +41,7 @@ pub(crate) struct CommandLink {
     pub(crate) subscriber: Arc<dyn Subscriber>,
     pub(crate) ping_timeout: Duration,
     pub(crate) learned: Arc<Learned>,
+    pub(crate) outbound: Arc<Outbound>,
 }
 
 impl CommandLink {
@@ -52,7 +55,11 @@ impl CommandLink {
             let connection = session.connection.clone();
             let pings = || ping(connection.clone());
             let stopped = tokio::select! {
-                reason = watch_over(&session.broken, self.ping_timeout, &*self.subscriber, pings) => {
+                reason = watch_over(&session.broken, self.ping_timeout, &*self.subscriber, pings, || 0) => {
+                    if reason == PING_TIMED_OUT {
+                        // Pulses fail now without a timeout of their own; see `Lease`.
+                        self.outbound.reset();
+                    }
                     tracing::warn!(redis = self.server.masked(), reason, "lost the command connection");
                     false
                 }
@@ -96,30 +103,44 @@ impl CommandLink {
     }
 }
 
-/// Pings until the connection is found broken, by a ping or by anybody else, and returns why. Each `ping` is timed.
+/// What [`watch_over`] returns when nothing was heard for too long.
+const PING_TIMED_OUT: &str = "ping timed out";
+
+/// Pings until the connection is found broken, by a ping or by anybody else, and returns why. A ping whose time is over is
+/// waited for on as long as `heard` says that something comes in: an answer that stands behind much else is no sign of
+/// death, and what is late matters to those whom it is late for.
 pub(crate) async fn watch_over(
     broken: &CancellationToken,
     timeout: Duration,
     subscriber: &dyn Subscriber,
     ping: impl Fn() -> BoxFuture<'static, bool> + Send + Sync,
+    heard: impl Fn() -> u64 + Send + Sync,
 ) -> &'static str {
     let mut ticks = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = broken.cancelled() => return "connection broke",
+            () = broken.cancelled() => return BROKE,
             _ = ticks.tick() => {}
         }
         let sent = Instant::now();
-        let answered = tokio::select! {
-            () = broken.cancelled() => return "connection broke",
-            answered = tokio::time::timeout(timeout, ping()) => answered,
+        let mut answer = ping();
+        let mut heard_before = heard();
+        let answered = loop {
+            let answered = tokio::select! {
+                () = broken.cancelled() => return BROKE,
+                answered = tokio::time::timeout(timeout, &mut answer) => answered,
+            };
+            match answered {
+                Ok(answered) => break answered,
+                Err(_) if heard() == heard_before => return PING_TIMED_OUT,
+                Err(_) => heard_before = heard(),
+            }
         };
-        match answered {
-            Ok(true) => subscriber.observe("ping", sent.elapsed()),
-            Ok(false) => return "ping failed",
-            Err(_) => return "ping timed out",
+        if !answered {
+            return "ping failed";
         }
+        subscriber.observe("ping", sent.elapsed());
     }
 }
 

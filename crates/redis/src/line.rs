@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -67,6 +67,8 @@ pub(crate) struct Line {
     /// Whether something is unsent. Read without the lock by the task that would send it.
     blocked: AtomicBool,
     now_blocked: Notify,
+    /// How many times something has come in.
+    heard: AtomicU64,
     /// Cancelled by whoever finds the connection unusable; it ends then.
     pub(crate) broken: CancellationToken,
 }
@@ -93,8 +95,14 @@ impl Line {
             wire: Mutex::default(),
             blocked: AtomicBool::new(false),
             now_blocked: Notify::new(),
+            heard: AtomicU64::new(0),
             broken: CancellationToken::new(),
         }
+    }
+
+    /// A number that grows whenever something comes in.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Sends publications in one go: channel, payload, and what is expected.
@@ -206,8 +214,10 @@ impl Line {
         next
     }
 
-    /// Reads until the connection breaks. What was expected then is given up.
-    pub(crate) async fn read(&self, sink: &mut (impl Sink + Send)) {
+    /// Reads until the connection breaks, and returns why it did. What was expected then is given up.
+    pub(crate) async fn read(&self, sink: &mut (impl Sink + Send)) -> &'static str {
+        // Also if the sink panics.
+        let _broken = self.broken.clone().drop_guard();
         let reason = self.read_all(sink).await;
         // First, so that nobody is told `Ok` for the sake of this connection after the subscriber was told of its end.
         self.broken.cancel();
@@ -224,6 +234,7 @@ impl Line {
                 sink.gave_up(sent);
             }
         }
+        reason
     }
 
     async fn read_all(&self, sink: &mut (impl Sink + Send)) -> &'static str {
@@ -277,6 +288,7 @@ impl Line {
             match (count, read) {
                 (Some(0), _) => return Poll::Ready(Err("disconnected")),
                 (Some(count), _) => {
+                    self.heard.fetch_add(1, Ordering::Relaxed);
                     buffer.end += count;
                     return Poll::Ready(Ok(count == asked));
                 }
@@ -314,7 +326,7 @@ impl Line {
                     buffer.make_room(missing);
                     return Ok(());
                 }
-                Err(resp::Malformed) => return Err("the server does not speak RESP3"),
+                Err(resp::Malformed) => return Err("what the server sends is not RESP3, or too large"),
             }
         }
     }
@@ -350,7 +362,11 @@ impl Line {
         match (expected, frame) {
             (Some(Expected::Published(sent)), Frame::Error(reason)) => sink.answered(sent, Err(reason)),
             (Some(Expected::Published(sent)), _) => sink.answered(sent, Ok(())),
-            (Some(Expected::Answer(then) | Expected::Confirmations { then: Some(then), .. }), frame) => {
+            // A refusal is all there is; a confirmation is a push.
+            (Some(Expected::Confirmations { then: Some(then), .. }), Frame::Error(reason)) => {
+                let _ = then.send(Err(String::from_utf8_lossy(reason).into_owned()));
+            }
+            (Some(Expected::Answer(then)), frame) => {
                 let outcome = match frame {
                     Frame::Error(reason) => Err(String::from_utf8_lossy(reason).into_owned()),
                     Frame::Answer(answer) => Ok(answer.to_vec()),
@@ -358,7 +374,7 @@ impl Line {
                 };
                 let _ = then.send(outcome);
             }
-            (Some(Expected::Confirmations { then: None, .. }) | None, _) => {
+            (Some(Expected::Confirmations { .. }) | None, _) => {
                 return Err("the server answers what it was not asked");
             }
         }
@@ -366,7 +382,8 @@ impl Line {
     }
 }
 
-const BROKE: &str = "connection broke";
+/// What is said where nobody knows more.
+pub(crate) const BROKE: &str = "connection broke";
 
 /// What was read and is not taken yet: `bytes[start..end]`.
 #[derive(Default)]
@@ -398,8 +415,10 @@ impl Buffer {
         let wanted = (self.end + missing).max(READ_BYTES);
         if self.bytes.len() < wanted {
             self.bytes.resize(wanted, 0);
-        } else if self.end == 0 && self.bytes.len() > READ_BYTES {
-            self.bytes = vec![0; READ_BYTES];
+        } else if wanted <= READ_BYTES && self.bytes.len() > READ_BYTES {
+            // The large message is over.
+            self.bytes.truncate(READ_BYTES);
+            self.bytes.shrink_to_fit();
         }
     }
 }
@@ -451,7 +470,7 @@ mod tests {
         line: Arc<Line>,
         told: mpsc::Receiver<String>,
         server: Option<TcpStream>,
-        reading: JoinSet<()>,
+        reading: JoinSet<&'static str>,
     }
 
     impl Scene {
@@ -548,12 +567,12 @@ mod tests {
         for (said, reason) in [
             (&b">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n"[..], "the server ended a subscription"),
             (b":1\r\n:1\r\n", "the server answers what it was not asked"),
-            (b"HTTP/1.1 400\r\n", "the server does not speak RESP3"),
+            (b"HTTP/1.1 400\r\n", "what the server sends is not RESP3, or too large"),
         ] {
             let mut scene = Scene::new().await;
             scene.say(said).await;
             scene.expect(&[&format!("broke: {reason}")]).await;
-            scene.reading.join_next().await.unwrap().unwrap();
+            assert_eq!(scene.reading.join_next().await.unwrap().unwrap(), reason);
             assert!(scene.line.broken.is_cancelled());
             assert_eq!(scene.line.ask(&[b"PING"]).await, Err(BROKE.to_owned()));
         }

@@ -21,7 +21,7 @@ pub struct Options {
     /// What may wait to be published or answered, in bytes.
     pub publish_queue_bytes_max: usize,
     /// How long the node acts after a pulse without hearing from it. What was written to Redis and is not
-    /// acknowledged by then must not arrive later, so it also bounds retransmission on the command connection.
+    /// acknowledged by then must not arrive later, so it also bounds retransmission on both connections.
     pub fence_after: Duration,
     /// What the node is called. Its lease and its channel are named after it.
     pub node: NodeId,

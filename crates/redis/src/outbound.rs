@@ -48,15 +48,26 @@ struct State {
     /// The connection, while the node's own subscription is whole. Without it nothing is sent: the node's members would
     /// miss what it publishes.
     line: Option<Arc<Line>>,
-    /// The batch on its way, over `line`. If there is none and there is a line, the queue is empty.
+    /// The batch on its way. If there is none and there is a line that is not broken, the queue is empty.
     flight: Option<Flight>,
     /// Whether the time of what is here is watched.
     watched: bool,
 }
 
 struct Flight {
+    line: Arc<Line>,
     since: Instant,
+    /// When the time of its first publication is over.
+    deadline: Instant,
     weight: usize,
+    /// What had come in over the line when it was last looked at.
+    heard: u64,
+}
+
+impl Flight {
+    fn new(line: &Arc<Line>, since: Instant, deadline: Instant, weight: usize) -> Self {
+        Self { line: Arc::clone(line), since, deadline, weight, heard: line.heard() }
+    }
 }
 
 struct Entry {
@@ -79,8 +90,9 @@ impl Entry {
 impl State {
     /// Takes off with the next entries, if there are any and nothing is on its way.
     fn take_off(&mut self) -> Option<(Arc<Line>, Vec<Entry>)> {
-        let line = self.line.as_ref().filter(|_| self.flight.is_none() && !self.queue.is_empty())?;
+        let line = self.line.as_ref().filter(|line| self.flight.is_none() && !line.broken.is_cancelled())?;
         let line = Arc::clone(line);
+        let deadline = self.queue.front()?.deadline;
         let mut weight = 0;
         let count = self
             .queue
@@ -93,13 +105,13 @@ impl State {
                 fits
             })
             .count();
-        self.flight = Some(Flight { since: Instant::now(), weight });
+        self.flight = Some(Flight::new(&line, Instant::now(), deadline, weight));
         Some((line, self.queue.drain(..count).collect()))
     }
 
     /// The batch on its way is not any more; returns since when it was.
     fn land(&mut self) -> Option<Instant> {
-        let Flight { since, weight } = self.flight.take()?;
+        let Flight { since, weight, .. } = self.flight.take()?;
         self.bytes -= weight;
         Some(since)
     }
@@ -140,9 +152,9 @@ impl Outbound {
             self.pending.notify_one();
         }
         match &state.line {
-            Some(line) if state.flight.is_none() => {
+            Some(line) if state.flight.is_none() && !line.broken.is_cancelled() => {
                 let line = Arc::clone(line);
-                state.flight = Some(Flight { since: now, weight });
+                state.flight = Some(Flight::new(&line, now, entry.deadline, weight));
                 drop(state);
                 self.send(&line, std::iter::once(entry.into_parts(true)));
             }
@@ -211,6 +223,10 @@ impl Outbound {
     pub(crate) fn attach(&self, line: &Arc<Line>) {
         let next = {
             let mut state = self.state.lock();
+            if line.broken.is_cancelled() {
+                // Whoever reads there has told of its end already, or will.
+                return;
+            }
             state.line = Some(Arc::clone(line));
             state.take_off()
         };
@@ -276,7 +292,7 @@ impl Outbound {
         self.shorten(|state| state.closed = true);
     }
 
-    /// Resolves once everything accepted before [`Outbound::close`] has an outcome.
+    /// Resolves once everything accepted before [`Outbound::close`] has an outcome, which is told right then.
     pub(crate) async fn flushed(&self) {
         self.flushed.cancelled().await;
     }
@@ -311,15 +327,24 @@ impl Outbound {
         let line = self.state.lock().line.clone();
         let sent = line.as_ref().and_then(|line| line.expire(now, |done| done.tell(Err(Error::Unavailable))));
         let mut state = self.state.lock();
-        let stuck = state.flight.as_ref().map(|flight| flight.since + self.timeout);
-        if let (Some(line), Some(stuck)) = (&state.line, stuck)
-            && stuck <= now
-        {
-            tracing::debug!("publishing timed out");
-            line.broken.cancel();
+        let mut stuck = None;
+        let mut first = None;
+        if let Some(flight) = &mut state.flight {
+            if flight.since + self.timeout <= now {
+                // A connection over which something comes is slow, and does not stand still.
+                let heard = flight.line.heard();
+                if heard == flight.heard {
+                    tracing::debug!("publishing timed out");
+                    flight.line.broken.cancel();
+                } else {
+                    (flight.since, flight.heard) = (now, heard);
+                }
+            }
+            stuck = Some(flight.since + self.timeout).filter(|stuck| *stuck > now);
+            first = Some(flight.deadline).filter(|deadline| *deadline > now);
         }
         let queued = state.queue.front().map(|entry| entry.deadline);
-        let next = [queued, sent, stuck.filter(|stuck| *stuck > now)].into_iter().flatten().min();
+        let next = [queued, sent, first, stuck].into_iter().flatten().min();
         state.watched = next.is_some();
         next
     }
@@ -334,5 +359,201 @@ impl Outbound {
         for entry in entries {
             entry.done.tell(Err(Error::Unavailable));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::line::Sink;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// What a broker does with a line.
+    struct Broker(Arc<Outbound>);
+
+    impl Sink for Broker {
+        fn message(&mut self, _: &[u8], _: &[u8]) {}
+
+        fn answered(&mut self, sent: Sent, outcome: Result<(), &[u8]>) {
+            self.0.answered(sent, outcome);
+        }
+
+        fn broke(&mut self, _: &'static str) {
+            self.0.detach();
+        }
+
+        fn gave_up(&mut self, sent: Sent) {
+            self.0.gave_up(sent);
+        }
+    }
+
+    type Told = (u32, Result<(), Error>);
+
+    struct Scene {
+        outbound: Arc<Outbound>,
+        told: mpsc::Receiver<Told>,
+        tell: mpsc::Sender<Told>,
+        reading: JoinSet<()>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let outbound = Arc::new(Outbound::new(1 << 20, TIMEOUT));
+            let (tell, told) = mpsc::channel(1_000);
+            Self { outbound, told, tell, reading: JoinSet::new() }
+        }
+
+        /// A line that is read, and the server's end of it.
+        async fn line(&mut self) -> (Arc<Line>, TcpStream) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let line = Arc::new(Line::new(near.unwrap()));
+            let (reading, mut broker) = (Arc::clone(&line), Broker(Arc::clone(&self.outbound)));
+            self.reading.spawn(async move {
+                reading.read(&mut broker).await;
+            });
+            (line, far.unwrap().0)
+        }
+
+        fn push(&self, number: u32) {
+            let tell = self.tell.clone();
+            let done = Done::call(move |outcome| tell.try_send((number, outcome)).unwrap());
+            self.outbound.push("c".to_owned(), format!("{number:03}").into_bytes(), done);
+        }
+
+        async fn expect(&mut self, outcome: Result<(), Error>, numbers: impl IntoIterator<Item = u32>) {
+            for number in numbers {
+                let told = tokio::time::timeout(TIMEOUT / 2, self.told.recv()).await.unwrap().unwrap();
+                assert_eq!(told, (number, outcome));
+            }
+        }
+    }
+
+    /// Reads so many publications from a line.
+    async fn heard(server: &mut TcpStream, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            let expected = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$3\r\n{number:03}\r\n");
+            let mut found = vec![0; expected.len()];
+            tokio::time::timeout(TIMEOUT / 2, server.read_exact(&mut found)).await.unwrap().unwrap();
+            assert_eq!(String::from_utf8(found).unwrap(), expected);
+        }
+    }
+
+    async fn answer(server: &mut TcpStream, count: usize) {
+        server.write_all(&b":1\r\n".repeat(count)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_batch_is_on_its_way_makes_the_next() {
+        let mut scene = Scene::new();
+        let (line, mut server) = scene.line().await;
+        (0..3).for_each(|number| scene.push(number));
+        scene.outbound.attach(&line);
+        heard(&mut server, 0..3).await;
+        let count = u32::try_from(BATCH_ENTRIES_MAX).unwrap();
+        (3..4 + count).for_each(|number| scene.push(number));
+        assert_eq!(server.try_read(&mut [0; 9]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        answer(&mut server, 3).await;
+        scene.expect(Ok(()), 0..3).await;
+        heard(&mut server, 3..3 + count).await;
+        assert_eq!(server.try_read(&mut [0; 9]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        answer(&mut server, BATCH_ENTRIES_MAX).await;
+        heard(&mut server, [3 + count]).await;
+        scene.outbound.close();
+        answer(&mut server, 1).await;
+        scene.outbound.flushed().await;
+        scene.expect(Ok(()), 3..4 + count).await;
+        assert_eq!(scene.outbound.state.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_is_given_up_with_its_line_and_the_rest_waits_for_the_next() {
+        let mut scene = Scene::new();
+        let (line, mut server) = scene.line().await;
+        scene.outbound.attach(&line);
+        (0..3).for_each(|number| scene.push(number));
+        heard(&mut server, [0]).await;
+        scene.outbound.reset();
+        scene.expect(Err(Error::Unavailable), [0]).await;
+        let (line, mut server) = scene.line().await;
+        scene.outbound.attach(&line);
+        heard(&mut server, [1, 2]).await;
+        answer(&mut server, 2).await;
+        scene.expect(Ok(()), [1, 2]).await;
+        assert_eq!(scene.outbound.state.lock().bytes, 0);
+    }
+
+    /// Otherwise what is sent there would count as under way for ever, and the next line would be found stuck.
+    #[tokio::test]
+    async fn a_line_that_ended_before_it_is_attached_takes_nothing() {
+        let mut scene = Scene::new();
+        let (line, server) = scene.line().await;
+        drop(server);
+        scene.reading.join_next().await.unwrap().unwrap();
+        scene.push(0);
+        scene.outbound.attach(&line);
+        scene.push(1);
+        assert!(scene.told.try_recv().is_err());
+        let (line, mut server) = scene.line().await;
+        scene.outbound.attach(&line);
+        heard(&mut server, [0, 1]).await;
+        answer(&mut server, 2).await;
+        scene.expect(Ok(()), [0, 1]).await;
+    }
+
+    #[tokio::test]
+    async fn whose_time_is_over_is_told_and_a_silent_line_given_up() {
+        let mut scene = Scene::new();
+        let now = Instant::now();
+        scene.push(0);
+        let due = scene.outbound.expire(now).unwrap();
+        assert!(due >= now + TIMEOUT);
+        assert!(scene.outbound.expire(due).is_none());
+        scene.expect(Err(Error::Unavailable), [0]).await;
+
+        // On its way, and over a line on which something comes in.
+        let (line, mut server) = scene.line().await;
+        scene.outbound.attach(&line);
+        scene.push(1);
+        scene.push(2);
+        heard(&mut server, [1]).await;
+        let due = scene.outbound.expire(Instant::now()).unwrap();
+        server.write_all(b"+").await.unwrap();
+        while line.heard() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let late = due + TIMEOUT / 2;
+        let next = scene.outbound.expire(late).unwrap();
+        scene.expect(Err(Error::Unavailable), [2, 1]).await;
+        assert_eq!(next, late + TIMEOUT);
+        assert!(!line.broken.is_cancelled());
+        // Silent for as long again.
+        scene.outbound.expire(next);
+        assert!(line.broken.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_says_when_there_is_room() {
+        let mut scene = Scene::new();
+        scene.outbound = Arc::new(Outbound::new(10 * (ENTRY_OVERHEAD + 4), TIMEOUT));
+        (0..5).for_each(|number| scene.push(number));
+        assert!(scene.outbound.ready().is_none());
+        (5..11).for_each(|number| scene.push(number));
+        scene.expect(Err(Error::Unavailable), [10]).await;
+        let mut ready = scene.outbound.ready().unwrap();
+        assert!(ready.as_mut().now_or_never().is_none());
+        let (line, mut server) = scene.line().await;
+        scene.outbound.attach(&line);
+        heard(&mut server, 0..10).await;
+        answer(&mut server, 10).await;
+        ready.await;
+        scene.expect(Ok(()), 0..10).await;
     }
 }

@@ -3,7 +3,8 @@
 //! Source: the specification at <https://redis.io/docs/latest/develop/reference/protocol-spec/>. Streamed strings and
 //! aggregates, which no server sends, are refused. Frames are read where they lie; nothing is copied or allocated.
 
-/// Most bytes of one frame. Redis cuts off a subscriber that it owes 32 MiB, so that no larger push gets through.
+/// Most bytes of one frame. Redis cuts off a subscriber that it owes 32 MiB, unless it is told otherwise
+/// (`client-output-buffer-limit pubsub`), so that no larger push gets through.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
 /// Most bytes of a line: a length, a number, a status or an error.

@@ -3,13 +3,14 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
+use futures_util::future::{FutureExt as _, select_ok};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, ProtocolVersion, PushInfo, RedisError,
 };
 use socket2::{SockRef, TcpKeepalive as Keepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio_util::sync::CancellationToken;
 
 use crate::keys;
@@ -120,13 +121,20 @@ impl Server {
 
     /// Connects a line, once, and says nothing on it yet.
     pub(crate) async fn dial(&self) -> Result<Line, RedisError> {
+        // Each sentinel is given its own time.
+        let info = self.info().await?;
+        let ConnectionAddr::Tcp(host, port) = info.addr() else {
+            // The URLs that are taken have no other.
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, "not an address of TCP")));
+        };
         let dialling = async {
-            let info = self.info().await?;
-            let ConnectionAddr::Tcp(host, port) = info.addr() else {
-                // The URLs that are taken have no other.
-                return Err(RedisError::from((ErrorKind::InvalidClientConfig, "not an address of TCP")));
-            };
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            // All that the name has, as the library does: the first may lead nowhere.
+            let addresses = lookup_host((host.as_str(), *port)).await?;
+            let attempts: Vec<_> = addresses.map(|address| TcpStream::connect(address).boxed()).collect();
+            if attempts.is_empty() {
+                return Err(RedisError::from((ErrorKind::Io, "the host's name has no address")));
+            }
+            let (stream, _) = select_ok(attempts).await?;
             // What `info` asks of the library.
             let socket = SockRef::from(&stream);
             socket.set_tcp_nodelay(true)?;
@@ -152,7 +160,7 @@ impl Server {
         hello.extend([&b"SETNAME"[..], self.connection_name.as_bytes()]);
         let answer = tokio::time::timeout(self.attempt_timeout, line.ask(&hello));
         let answer = answer.await.map_err(|_| "the server did not answer in time".to_owned())??;
-        let greeting = Greeting::read(&answer).unwrap_or_default();
+        let greeting = Greeting::read(&answer).ok_or_else(|| "the server does not speak RESP3".to_owned())?;
         if self.target.sentinels.is_some() && !greeting.master {
             return Err("the server that a sentinel names is no master".to_owned());
         }
@@ -169,14 +177,19 @@ pub(crate) struct Greeting {
 }
 
 impl Greeting {
+    /// None if it is not what a server says that speaks RESP3 from now on.
     fn read(answer: &[u8]) -> Option<Self> {
         let mut reader = resp::Reader::new(answer);
         let Some(Token::Aggregate(count)) = reader.token().ok()? else { return None };
+        if !answer.starts_with(b"%") {
+            return None;
+        }
         let mut greeting = Self::default();
         for _ in 0..count / 2 {
             let (key, value) = (reader.token().ok()??, reader.token().ok()??);
             match (key, value) {
                 (Token::Bulk(b"id"), Token::Integer(id)) => greeting.client = u64::try_from(id).ok()?,
+                (Token::Bulk(b"proto"), Token::Integer(version)) if version != 3 => return None,
                 (Token::Bulk(b"role"), Token::Bulk(role)) => greeting.master = role == b"master",
                 (_, value) => {
                     reader.skip(&value).ok()?.then_some(())?;
@@ -259,6 +272,8 @@ mod tests {
             %1\r\n$4\r\nname\r\n$1\r\nx\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
         assert_eq!(Greeting::read(answer), Some(Greeting { client: 42, master: true }));
         assert_eq!(Greeting::read(b"+OK\r\n"), None);
+        assert_eq!(Greeting::read(b"*2\r\n$2\r\nid\r\n:1\r\n"), None);
+        assert_eq!(Greeting::read(b"%1\r\n$5\r\nproto\r\n:2\r\n"), None);
         assert_eq!(Greeting::read(b"%1\r\n$2\r\nid\r\n"), None);
     }
 

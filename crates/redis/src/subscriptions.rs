@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::commands::watch_over;
 use crate::inbound::{Feed, Standing};
 use crate::keys::{self, Keys};
-use crate::line::{Line, Sink as _};
+use crate::line::{BROKE, Line, Sink as _};
 use crate::outbound::Outbound;
 use crate::registry::Learned;
 use crate::server::{Backoff, Server};
@@ -301,11 +301,16 @@ impl SubscriptionLink {
         };
         let reason = self.speak(&line, generation, backoff).await;
         line.broken.cancel();
-        if reading.await.is_err() {
-            // The subscriber panicked, and nobody told of the end.
-            self.feed(generation).broke("reading failed");
+        match reading.await {
+            // Whoever reads knows best why the others found it broken.
+            Ok(read) if reason == BROKE => read.to_owned(),
+            Ok(_) => reason,
+            Err(_) => {
+                // The subscriber panicked, and nobody told of the end.
+                self.feed(generation).broke("reading failed");
+                "reading failed".to_owned()
+            }
         }
-        reason
     }
 
     fn feed(&self, generation: u64) -> Feed {
@@ -329,7 +334,7 @@ impl SubscriptionLink {
             return reason;
         }
         if !self.standing.whole(generation) {
-            return "connection broke".to_owned();
+            return BROKE.to_owned();
         }
         self.outbound.attach(line);
         let up = Instant::now();
@@ -342,7 +347,8 @@ impl SubscriptionLink {
             async move { line.ask(&[b"PING"]).await.is_ok() }.boxed()
         };
         let watching = async {
-            let reason = watch_over(&line.broken, self.ping_timeout, &*self.subscriber, pings).await;
+            let reason =
+                watch_over(&line.broken, self.ping_timeout, &*self.subscriber, pings, || line.heard()).await;
             line.broken.cancel();
             reason
         };
@@ -380,7 +386,7 @@ impl SubscriptionLink {
         let (waiting, leaving): (Vec<_>, Vec<_>) =
             round.waiting.into_iter().partition(|waiting| waiting.wants);
         let subscribed = match self.send_subscribes(&round.subscribe, line).await {
-            Ok(()) if line.broken.is_cancelled() => Err("connection broke".to_owned()),
+            Ok(()) if line.broken.is_cancelled() => Err(BROKE.to_owned()),
             subscribed => subscribed,
         };
         if subscribed.is_ok() {
@@ -421,7 +427,7 @@ impl SubscriptionLink {
         let sent = Instant::now();
         let answered = tokio::select! {
             answered = tokio::time::timeout(self.command_timeout, line.subscribe(subscribe, channels)) => answered,
-            () = line.broken.cancelled() => return Err("connection broke".to_owned()),
+            () = line.broken.cancelled() => return Err(BROKE.to_owned()),
         };
         match answered {
             Ok(Ok(())) => {
