@@ -55,6 +55,7 @@ lint: ## Format and lints of Rust, the shell's scripts and C.
 fuzz: ## Every parser's fuzz target for SECONDS_PER_TARGET seconds.
 	@crates/test/tools.sh build
 	crates/protocol/fuzz/run.sh $(SECONDS_PER_TARGET)
+	crates/redis/fuzz/run.sh $(SECONDS_PER_TARGET)
 
 .PHONY: bench
 bench: ## Everything beside a C floor, stock Socket.IO and socketioxide; takeovers; durable messages. See loadtest/README.md.

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Builds every fuzz target and runs each for some seconds (60 by default): run.sh [seconds] [target...]
 # Needs no tool beside cargo and a C++ compiler. Exits 1 if a target failed; its input is then in artifacts/.
+# Other crates' fuzz directories link to it: it runs what lies beside the name that it is called by. A seeds.sh that lies
+# there fills the corpora first.
 set -eu
 cd "$(dirname "$0")"
 
@@ -16,6 +18,7 @@ export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Zsanitizer=address -Ccodegen-units=1"
 export CARGO_TARGET_DIR="$PWD/target"
 cargo build --quiet --release --target "$triple"
+[ ! -x seeds.sh ] || ./seeds.sh
 
 if [ $# -eq 0 ]; then
     # shellcheck disable=SC2046 # Target names hold no spaces.
