@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts beside it have in common: it is sourced by them. Starts servers, each pinned to a core that the load
-# is not on, and stops them; whatever happens, none is left.
+# is not on if there is one, and stops them; whatever happens, none is left.
 
 # These are for whoever sources it.
 # shellcheck disable=SC2034
@@ -11,6 +11,7 @@ tool=$target/release/tidegate-loadtest
 gateway=$target/release/tidegate
 rounds=${ROUNDS:-5}
 scale=${SCALE:-100}
+cores=${CORES:-1}
 work=$(mktemp -d)
 
 # What was started for the present run, in this order.
@@ -35,11 +36,17 @@ trap 'stop_servers; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Server on one core, load on another, so that neither is charged for waiting for the other.
+if ! [[ $cores =~ ^[1-9][0-9]{0,3}$ ]] || ((cores > $(nproc))); then
+    echo "CORES is a number from 1 to $(nproc), and not $cores" >&2
+    exit 64
+fi
+# Server on one core, load on another, so that neither is charged for waiting for the other. A server that is to show
+# how it divides its work has the first CORES cores, and the load the next one. Where there is none left, the load stays
+# on the server's last one: when it was left to wander, the threads' shares were no more even.
 server_pin=() load_pin=()
 if command -v taskset >/dev/null && [ "$(nproc)" -ge 2 ]; then
-    server_pin=(taskset -c 0)
-    load_pin=(taskset -c 1)
+    server_pin=(taskset -c "0-$((cores - 1))")
+    load_pin=(taskset -c "$((cores < $(nproc) ? cores : cores - 1))")
 else
     echo "taskset or a second core is missing: server and load share what there is" >&2
 fi
