@@ -19,7 +19,9 @@ impl Node {
         inner.draining.store(true, Ordering::Release);
         let started = Instant::now();
         let timeout = inner.options.drain.timeout;
-        let outboxes = inner.engines.outboxes();
+        // In this order, since connections move from polling to WebSockets: one that does it now is among them all the same.
+        let mut outboxes = inner.engines.outboxes();
+        outboxes.extend(inner.reactor.outboxes());
         tracing::info!(connections = outboxes.len(), "draining");
         let spread = pace(outboxes.len(), &inner.options.drain);
         for (closed, outbox) in outboxes.iter().enumerate() {

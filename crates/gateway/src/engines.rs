@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use tidegate_core::{DisconnectReason, NodeId, ids};
 use tokio::sync::oneshot;
@@ -68,7 +68,7 @@ pub(crate) enum Engine {
     /// On HTTP long-polling, perhaps about to move.
     Polling(Arc<Polling>),
     /// On a WebSocket. Requests with its sid have nothing more to do here, so nothing is kept for them.
-    WebSocket(Arc<Outbox>),
+    WebSocket,
 }
 
 /// The meeting point of a polling session's requests and its connection.
@@ -110,15 +110,6 @@ pub(crate) struct Payload {
     pub(crate) accepted: oneshot::Sender<()>,
 }
 
-impl Engine {
-    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
-        match self {
-            Self::Polling(polling) => &polling.outbox,
-            Self::WebSocket(outbox) => outbox,
-        }
-    }
-}
-
 /// Claims `flag` until dropped, unless somebody else has it.
 pub(crate) struct Exclusive<'a>(&'a AtomicBool);
 
@@ -136,7 +127,14 @@ impl Drop for Exclusive<'_> {
 }
 
 pub(crate) struct Engines {
-    parts: [Mutex<HashMap<EngineId, Engine>>; PARTS],
+    parts: [Mutex<Part>; PARTS],
+}
+
+/// A connection is in one of the two, and nearly every one is in the second, of which nothing but its sid is kept.
+#[derive(Default)]
+struct Part {
+    polling: HashMap<EngineId, Arc<Polling>>,
+    websockets: HashSet<EngineId>,
 }
 
 impl Engines {
@@ -145,23 +143,41 @@ impl Engines {
     }
 
     pub(crate) fn insert(&self, id: EngineId, engine: Engine) {
-        self.parts[id.part()].lock().insert(id, engine);
+        let mut part = self.parts[id.part()].lock();
+        match engine {
+            Engine::Polling(polling) => {
+                part.polling.insert(id, polling);
+            }
+            Engine::WebSocket => {
+                part.polling.remove(&id);
+                part.websockets.insert(id);
+            }
+        }
     }
 
     pub(crate) fn find(&self, id: EngineId) -> Option<Engine> {
-        self.parts[id.part()].lock().get(&id).cloned()
+        let part = self.parts[id.part()].lock();
+        match part.polling.get(&id) {
+            Some(polling) => Some(Engine::Polling(Arc::clone(polling))),
+            None => part.websockets.contains(&id).then_some(Engine::WebSocket),
+        }
     }
 
     pub(crate) fn remove(&self, id: EngineId) {
-        self.parts[id.part()].lock().remove(&id);
+        let mut part = self.parts[id.part()].lock();
+        part.websockets.remove(&id);
+        // Its last requests may hold it still; it is let go of outside the lock.
+        let polling = part.polling.remove(&id);
+        drop(part);
+        drop(polling);
     }
 
-    /// The outboxes of all connections, to close them.
+    /// The outboxes of all connections that poll, to close them. Those of WebSockets are known to the reactor.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         self.parts
             .iter()
             .flat_map(|part| {
-                part.lock().values().map(|engine| Arc::clone(engine.outbox())).collect::<Vec<_>>()
+                part.lock().polling.values().map(|polling| Arc::clone(&polling.outbox)).collect::<Vec<_>>()
             })
             .collect()
     }

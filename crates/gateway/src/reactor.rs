@@ -132,6 +132,12 @@ impl Reactor {
         self.places.lock().leave(place);
     }
 
+    /// The outboxes of all watched sockets, to close them.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let places = self.places.lock();
+        places.outboxes.iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+
     /// Wakes connections until `stopped`. Without it no connection is read from, so it ends only with the node, or, which
     /// would be a fault of ours, when the runtime cannot wait for it.
     pub(crate) async fn run(self: Arc<Self>, waiting: Waiting, stopped: CancellationToken) {

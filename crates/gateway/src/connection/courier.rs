@@ -43,9 +43,11 @@ impl Connection {
         let mut pages = 0;
         // Nobody is given anything any more once the outbox is closed.
         while self.outbox.closed().is_none() {
-            if let Some(errand) = &mut self.errand {
+            if let Some(affairs) = self.affairs.get_mut()
+                && let Some(errand) = &mut affairs.errand
+            {
                 let Poll::Ready(fetched) = errand.as_mut().poll(context) else { return };
-                self.errand = None;
+                affairs.errand = None;
                 self.fetched(fetched);
                 self.has_news = true;
                 pages += 1;
@@ -64,7 +66,8 @@ impl Connection {
                 self.has_news = false;
                 return;
             };
-            self.errand = Some(Box::pin(fetch(Arc::clone(&self.node), session, wanted)));
+            let errand = fetch(Arc::clone(&self.node), session, wanted);
+            self.affairs.open().errand = Some(Box::pin(errand));
         }
     }
 
@@ -197,7 +200,7 @@ mod tests {
         let mut connection = expecting(&rig, &session).await;
         let before = session.outbox.taken();
         assert_eq!(wakes(&mut connection), 0);
-        assert!(connection.errand.is_none() && !connection.has_news);
+        assert!(!connection.affairs.has_errand() && !connection.has_news);
         assert!(session.outbox.taken() > before, "the message was given");
         connection.sessions.clear();
         rig.node.drain().await;
@@ -210,7 +213,7 @@ mod tests {
         let mut connection = expecting(&rig, &session).await;
         session.outbox.close(DisconnectReason::SlowConsumer);
         assert_eq!(wakes(&mut connection), 0);
-        assert!(connection.errand.is_none());
+        assert!(!connection.affairs.has_errand());
         connection.sessions.clear();
         rig.node.drain().await;
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::websocket;
 
+use super::affairs::Affairs;
 use super::close::Close;
 use super::{Connection, Exit, HANG_UP_MS};
 use crate::message::Message;
@@ -31,9 +32,7 @@ impl Connection {
         let reason = exit.reason;
         self.outbox.close(reason);
         let farewells = self.last_farewells(&mut exit);
-        self.busy = None;
-        self.deferred = None;
-        self.errand = None;
+        self.affairs = Affairs::default();
         self.link.close_requests();
         for session in std::mem::take(&mut self.sessions) {
             self.node.disconnect(&session, reason);

@@ -32,7 +32,11 @@ pub(crate) enum Link {
 pub(crate) struct Frames {
     decoder: websocket::Decoder,
     /// Bytes that were read and not yet looked at.
-    unread: Box<[u8]>,
+    #[expect(
+        clippy::box_collection,
+        reason = "an idle connection has none, and room for a pointer is enough"
+    )]
+    unread: Option<Box<Vec<u8>>>,
 }
 
 /// The requests of a polling client.
@@ -45,7 +49,8 @@ pub(crate) struct Polled {
 impl Link {
     pub(crate) fn websocket(unread: Vec<u8>, message_bytes_max: usize) -> Self {
         let decoder = websocket::Decoder::new(Role::Server, message_bytes_max);
-        Self::WebSocket(Frames { decoder, unread: unread.into() })
+        let unread = (!unread.is_empty()).then(|| Box::new(unread));
+        Self::WebSocket(Frames { decoder, unread })
     }
 
     pub(crate) fn polling(input: Letters) -> Self {
@@ -92,8 +97,8 @@ impl Connection {
 
     pub(super) fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Exit>> {
         match &mut self.link {
-            Link::WebSocket(frames) if !frames.unread.is_empty() => {
-                let mut unread = std::mem::take(&mut frames.unread);
+            Link::WebSocket(frames) if frames.unread.is_some() => {
+                let mut unread = frames.unread.take().unwrap_or_default();
                 Poll::Ready(self.feed(&mut unread))
             }
             Link::WebSocket(_) => SCRATCH.with_borrow_mut(|scratch| self.poll_read(scratch, context)),
@@ -109,6 +114,8 @@ impl Connection {
                     let Upgraded { socket, binary, unread } = *upgraded;
                     self.upgrade(unread);
                     self.outbox.upgrade(socket, binary, &Message::engine("6"));
+                    // The reactor knows it before the table forgets that it polled: a drain asks in the other order.
+                    self.node.engines.insert(self.id, Engine::WebSocket);
                     for session in &self.sessions {
                         self.node.refresh(session);
                     }
@@ -149,7 +156,6 @@ impl Connection {
         let now = self.node.clock.now_ms();
         self.link = Link::websocket(unread, self.message_bytes_max());
         self.heartbeat.upgraded(now);
-        self.node.engines.insert(self.id, Engine::WebSocket(std::sync::Arc::clone(&self.outbox)));
         self.node.metrics.connections_polling.dec();
         self.node.metrics.connections_websocket.inc();
         // An awaited pong may have become due later, never earlier; the armed deadline looks again.
@@ -194,7 +200,8 @@ impl Connection {
             }
             if self.is_held() {
                 if let Link::WebSocket(frames) = &mut self.link {
-                    frames.unread = input.remaining().into();
+                    let unread = input.remaining();
+                    frames.unread = (!unread.is_empty()).then(|| Box::new(unread.to_vec()));
                 }
                 return Ok(());
             }

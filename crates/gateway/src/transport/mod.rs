@@ -180,8 +180,8 @@ fn engine(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>, verdict: 
                     websocket::probe(node, polling, binary, request).into()
                 }
                 // Stock servers switch protocols first and then hang up; so nothing is learnt from the status.
-                (Transport::WebSocket, Engine::WebSocket(_)) => websocket::turn_away(node, request).into(),
-                (Transport::Polling, Engine::WebSocket(_)) => refuse(Refusal::BadRequest, upgrade).into(),
+                (Transport::WebSocket, Engine::WebSocket) => websocket::turn_away(node, request).into(),
+                (Transport::Polling, Engine::WebSocket) => refuse(Refusal::BadRequest, upgrade).into(),
                 (Transport::Polling, Engine::Polling(polling)) => match *request.method() {
                     Method::GET => polling::get(polling),
                     Method::POST => {

@@ -110,7 +110,7 @@ pub(super) fn open(
             Opening::Plain(_) => Binary::Frames,
         };
         let outbox = Outbox::websocket(raw.socket, binary, Arc::clone(&node.terms));
-        node.engines.insert(id, Engine::WebSocket(Arc::clone(&outbox)));
+        node.engines.insert(id, Engine::WebSocket);
         node.metrics.connections_websocket.inc();
         let speech = match opening {
             Opening::Engine(_) => {
