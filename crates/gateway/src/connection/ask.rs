@@ -68,7 +68,7 @@ impl Connection {
             Asked::Operation(operation, argument) => {
                 let answer = operation::perform(&self.node, session, operation, argument, deed, reply);
                 if let Some(answer) = answer {
-                    self.affairs.open().busy = Some(Box::pin(async move {
+                    self.busy = Some(Box::pin(async move {
                         answer.await;
                         Resume::Input
                     }));
@@ -146,7 +146,7 @@ impl Connection {
     /// Nothing more is read meanwhile, so that what is held is bounded by the sizes of a message and a socket.
     pub(super) fn hold(&mut self, held: Held) {
         let node = Arc::clone(&self.node);
-        self.affairs.open().busy = Some(Box::pin(async move {
+        self.busy = Some(Box::pin(async move {
             // Either way the event is looked at again, and refused if need be.
             let _ = node.pulse.held().await;
             Resume::Held(held)
@@ -155,16 +155,16 @@ impl Connection {
 
     /// Reads no more from a client while the queues that its events go to are filling up.
     fn hold_back(&mut self) {
-        if self.affairs.is_busy() {
+        if self.busy.is_some() {
             return;
         }
         if let Some(ready) = self.node.broker.ready() {
-            self.affairs.open().busy = Some(Box::pin(async move {
+            self.busy = Some(Box::pin(async move {
                 ready.await;
                 Resume::Input
             }));
         } else if let Some(relief) = self.node.hub.congestion() {
-            self.affairs.open().busy = Some(Box::pin(async move {
+            self.busy = Some(Box::pin(async move {
                 relief.await;
                 Resume::Input
             }));

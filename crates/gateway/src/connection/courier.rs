@@ -43,11 +43,9 @@ impl Connection {
         let mut pages = 0;
         // Nobody is given anything any more once the outbox is closed.
         while self.outbox.closed().is_none() {
-            if let Some(affairs) = self.affairs.get_mut()
-                && let Some(errand) = &mut affairs.errand
-            {
+            if let Some(errand) = &mut self.errand {
                 let Poll::Ready(fetched) = errand.as_mut().poll(context) else { return };
-                affairs.errand = None;
+                self.errand = None;
                 self.fetched(fetched);
                 self.has_news = true;
                 pages += 1;
@@ -66,8 +64,7 @@ impl Connection {
                 self.has_news = false;
                 return;
             };
-            let errand = fetch(Arc::clone(&self.node), session, wanted);
-            self.affairs.open().errand = Some(Box::pin(errand));
+            self.errand = Some(Box::pin(fetch(Arc::clone(&self.node), session, wanted)));
         }
     }
 
@@ -200,7 +197,7 @@ mod tests {
         let mut connection = expecting(&rig, &session).await;
         let before = session.outbox.taken();
         assert_eq!(wakes(&mut connection), 0);
-        assert!(!connection.affairs.has_errand() && !connection.has_news);
+        assert!(connection.errand.is_none() && !connection.has_news);
         assert!(session.outbox.taken() > before, "the message was given");
         connection.sessions.clear();
         rig.node.drain().await;
@@ -213,7 +210,7 @@ mod tests {
         let mut connection = expecting(&rig, &session).await;
         session.outbox.close(DisconnectReason::SlowConsumer);
         assert_eq!(wakes(&mut connection), 0);
-        assert!(!connection.affairs.has_errand());
+        assert!(connection.errand.is_none());
         connection.sessions.clear();
         rig.node.drain().await;
     }

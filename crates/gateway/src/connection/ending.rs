@@ -7,7 +7,6 @@ use std::time::Duration;
 use tidegate_core::DisconnectReason;
 use tidegate_protocol::websocket;
 
-use super::affairs::Affairs;
 use super::close::Close;
 use super::{Connection, Exit, HANG_UP_MS};
 use crate::message::Message;
@@ -32,7 +31,9 @@ impl Connection {
         let reason = exit.reason;
         self.outbox.close(reason);
         let farewells = self.last_farewells(&mut exit);
-        self.affairs = Affairs::default();
+        self.busy = None;
+        self.deferred = None;
+        self.errand = None;
         self.link.close_requests();
         for session in std::mem::take(&mut self.sessions) {
             self.node.disconnect(&session, reason);

@@ -24,7 +24,7 @@ impl Connection {
         // Before the look whether the node hears: a lapse in between must be one since.
         let lapse = self.node.pulse.lapse();
         let namespace = Namespace::named(&namespace);
-        if let Some(ended) = self.affairs.get_mut().and_then(|affairs| affairs.ended.as_mut()) {
+        if let Some(ended) = &mut self.ended {
             ended.namespaces.retain(|ended| *ended != namespace);
         }
         if !self.may_ask_to_connect() {
@@ -57,7 +57,7 @@ impl Connection {
         let entrant =
             Entrant { id: SessionId::random(), namespace: namespace.clone(), rule, identity, resumes };
         let enrolled = self.node.enrol(entrant, &self.outbox, lapse);
-        self.affairs.open().busy =
+        self.busy =
             Some(Box::pin(async move { Resume::Connect(namespace, id, enrolled.await.map(Box::new)) }));
         Ok(())
     }
@@ -116,8 +116,8 @@ impl Connection {
         }
         let (now, limits) = (self.node.clock.now_ms(), &self.node.options.limits);
         // As many as a burst has, the first included; it was long enough ago for another, where a burst is one.
-        let burst = || Bucket::full(now, limits.events_burst.saturating_sub(1).max(1));
-        let connects = self.affairs.open().connects.get_or_insert_with(burst);
+        let burst = || Box::new(Bucket::full(now, limits.events_burst.saturating_sub(1).max(1)));
+        let connects = self.connects.get_or_insert_with(burst);
         connects.take(now, limits.events_per_second_max, limits.events_burst)
     }
 

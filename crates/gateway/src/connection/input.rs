@@ -32,11 +32,7 @@ pub(crate) enum Link {
 pub(crate) struct Frames {
     decoder: websocket::Decoder,
     /// Bytes that were read and not yet looked at.
-    #[expect(
-        clippy::box_collection,
-        reason = "an idle connection has none, and room for a pointer is enough"
-    )]
-    unread: Option<Box<Vec<u8>>>,
+    unread: Box<[u8]>,
 }
 
 /// The requests of a polling client.
@@ -49,8 +45,7 @@ pub(crate) struct Polled {
 impl Link {
     pub(crate) fn websocket(unread: Vec<u8>, message_bytes_max: usize) -> Self {
         let decoder = websocket::Decoder::new(Role::Server, message_bytes_max);
-        let unread = (!unread.is_empty()).then(|| Box::new(unread));
-        Self::WebSocket(Frames { decoder, unread })
+        Self::WebSocket(Frames { decoder, unread: unread.into() })
     }
 
     pub(crate) fn polling(input: Letters) -> Self {
@@ -97,8 +92,8 @@ impl Connection {
 
     pub(super) fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Exit>> {
         match &mut self.link {
-            Link::WebSocket(frames) if frames.unread.is_some() => {
-                let mut unread = frames.unread.take().unwrap_or_default();
+            Link::WebSocket(frames) if !frames.unread.is_empty() => {
+                let mut unread = std::mem::take(&mut frames.unread);
                 Poll::Ready(self.feed(&mut unread))
             }
             Link::WebSocket(_) => SCRATCH.with_borrow_mut(|scratch| self.poll_read(scratch, context)),
@@ -200,8 +195,7 @@ impl Connection {
             }
             if self.is_held() {
                 if let Link::WebSocket(frames) = &mut self.link {
-                    let unread = input.remaining();
-                    frames.unread = (!unread.is_empty()).then(|| Box::new(unread.to_vec()));
+                    frames.unread = input.remaining().into();
                 }
                 return Ok(());
             }

@@ -7,7 +7,6 @@
 //!
 //! Architecture Invariant: all undoing hangs on the one exit of [`Connection::run`].
 
-mod affairs;
 mod ask;
 mod close;
 mod courier;
@@ -31,7 +30,6 @@ use tidegate_protocol::plain::{Id, Request};
 use tidegate_protocol::socketio::{self, Packet};
 use tidegate_protocol::websocket::{self, Opcode};
 
-use affairs::Affairs;
 use close::Close;
 pub(crate) use input::Link;
 pub(crate) use plain::Plain;
@@ -134,10 +132,18 @@ pub(crate) struct Connection {
     events: Bucket,
     /// Its client has asked for a namespace once.
     has_asked_to_connect: bool,
+    /// CONNECTs behind the first, by the same measure as events and apart from them.
+    connects: Option<Box<Bucket>>,
     /// Messages that may still be handled in this turn.
     turn: u8,
-    /// What it has in hand.
-    affairs: Affairs,
+    /// What the node has ended of its sessions.
+    ended: Option<Box<Ended>>,
+    /// What must be over before more input is looked at.
+    busy: Option<Pin<Box<dyn Future<Output = Resume> + Send>>>,
+    /// An event that came behind a join which is not answered yet: what it publishes must reach its own client.
+    deferred: Option<Box<Held>>,
+    /// What is being read from an inbox.
+    errand: Option<courier::Errand>,
     /// There may be something for the courier to do.
     has_news: bool,
     /// Whose turn it is to be read for.
@@ -145,8 +151,19 @@ pub(crate) struct Connection {
     _admitted: Admitted,
 }
 
-/// With the 112 bytes that the runtime keeps beside it, the task of a connection fits 320 bytes of the allocator.
-const _: () = assert!(size_of::<Life>() <= 208);
+/// The sessions of a connection that its node ended.
+#[derive(Default)]
+struct Ended {
+    /// Their namespaces; what the client sent there before it heard of it is ignored.
+    namespaces: Vec<Namespace>,
+    /// When the connection is closed if it still has no namespace: its last session was ended by the node, and the
+    /// client, who is told so first, hangs up by itself as a rule.
+    hang_up_ms: Option<u64>,
+}
+
+/// With the 112 bytes that the runtime keeps beside it, the task of a connection fits 384 bytes. The runtime aligns tasks to
+/// 128, so that the sizes beside that are 256 and 512.
+const _: () = assert!(size_of::<Life>() <= 272);
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -159,6 +176,10 @@ fn millis_u32(duration: Duration) -> u32 {
 
 /// A connection's life, and what is left to do when it is over. Written by hand, since an async block keeps what it was
 /// given beside what it does with it, and so would be twice the size of a connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every one of them is the large variant, nearly all the time"
+)]
 pub(crate) enum Life {
     Open(Connection),
     /// As large as everything else of an idle connection, and needed only once.
@@ -220,8 +241,12 @@ impl Connection {
             armed_ms: u64::MAX,
             events: Bucket::full(now, node.options.limits.events_burst),
             has_asked_to_connect: false,
+            connects: None,
             turn: 0,
-            affairs: Affairs::default(),
+            ended: None,
+            busy: None,
+            deferred: None,
+            errand: None,
             has_news: false,
             courier_turn: 0,
             node,
@@ -237,12 +262,6 @@ impl Connection {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
-        let polled = self.poll_turn(context);
-        self.affairs.settle();
-        polled
-    }
-
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
         self.outbox.register(context);
         self.turn = MESSAGES_PER_TURN;
         self.poll_courier(context);
@@ -257,21 +276,18 @@ impl Connection {
                 return Poll::Ready(exit);
             }
             self.outbox.poll_flush(context);
-            if !self.affairs.has_errand() && (self.has_news || self.outbox.has_news()) {
+            if self.errand.is_none() && (self.has_news || self.outbox.has_news()) {
                 self.poll_courier(context);
             }
-            let progress = if let Some(affairs) = self.affairs.get_mut()
-                && let Some(busy) = &mut affairs.busy
-            {
+            let progress = if let Some(busy) = &mut self.busy {
                 let Poll::Ready(resume) = busy.as_mut().poll(context) else { return Poll::Pending };
-                affairs.busy = None;
+                self.busy = None;
                 self.resume(resume)
-            } else if self.affairs.has_deferred() {
+            } else if self.deferred.is_some() {
                 if !self.may_go_on() {
                     return Poll::Pending;
                 }
-                let held = self.affairs.open().deferred.take();
-                held.map_or(Ok(()), |held| self.resume(Resume::Held(*held)))
+                self.deferred.take().map_or(Ok(()), |held| self.resume(Resume::Held(*held)))
             } else {
                 let Poll::Ready(progress) = self.poll_input(context) else { return Poll::Pending };
                 progress
@@ -308,7 +324,7 @@ impl Connection {
         if let Some(deadline) = self.connect_deadline_ms.map(NonZeroU64::get) {
             if now < deadline {
                 next = next.min(deadline);
-            } else if !self.affairs.is_busy() {
+            } else if self.busy.is_none() {
                 let close = self.is_plain().then_some(Close::UNINTRODUCED);
                 return Err(Exit { reason: DisconnectReason::ForcedClose, close });
             } else {
@@ -331,13 +347,11 @@ impl Connection {
 
     /// When the client must have hung up whose last session was ended.
     fn hang_up(&mut self, now: u64) -> Result<Option<u64>, Exit> {
-        let is_busy = self.affairs.is_busy();
-        let ended = self.affairs.get_mut().and_then(|affairs| affairs.ended.as_mut());
-        let Some(ended) = ended else { return Ok(None) };
+        let Some(ended) = &mut self.ended else { return Ok(None) };
         let Some(hang_up_ms) = ended.hang_up_ms else { return Ok(None) };
         if !self.sessions.is_empty() {
             ended.hang_up_ms = None;
-        } else if is_busy {
+        } else if self.busy.is_some() {
             // It is coming back, which may take as long as a fence.
             ended.hang_up_ms = Some(now + HANG_UP_MS);
         } else if now >= hang_up_ms {
@@ -400,7 +414,7 @@ impl Connection {
                 let reason = DisconnectReason::ServerNamespaceDisconnect;
                 return Err(Exit { reason, close: Some(Close::evicted(evicted.reason)) });
             }
-            let ended = self.affairs.open().ended.get_or_insert_default();
+            let ended = self.ended.get_or_insert_default();
             if ended.namespaces.len() == ENDED_MAX {
                 ended.namespaces.remove(0);
             }
@@ -429,8 +443,8 @@ impl Connection {
 
     /// Whether what was deferred may be looked at: joins are answered, and so is everything else before a goodbye.
     fn may_go_on(&self) -> bool {
-        let deferred = self.affairs.get().and_then(|affairs| affairs.deferred.as_deref());
-        let is_goodbye = matches!(deferred, Some(Held::Request(request)) if request.op == "close");
+        let is_goodbye =
+            matches!(self.deferred.as_deref(), Some(Held::Request(request)) if request.op == "close");
         self.outbox.is_joined() && (!is_goodbye || self.sessions.iter().all(|session| session.is_idle()))
     }
 
@@ -449,7 +463,7 @@ impl Connection {
 
     /// Whether input must wait: for an answer, or for other tasks' turns.
     fn is_held(&self) -> bool {
-        self.affairs.is_busy() || self.affairs.has_deferred() || self.turn == 0
+        self.busy.is_some() || self.deferred.is_some() || self.turn == 0
     }
 
     fn session(&self, namespace: &str) -> Option<usize> {

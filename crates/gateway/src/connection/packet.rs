@@ -46,7 +46,7 @@ impl Connection {
         match (packet, session) {
             (Packet::Connect { namespace, auth }, None) => self.on_connect(namespace, auth.as_deref(), None),
             (packet @ Packet::Event { .. }, Some(_)) if self.must_follow(operation(&packet)) => {
-                self.affairs.open().deferred = Some(Box::new(Held::Packet(packet)));
+                self.deferred = Some(Box::new(Held::Packet(packet)));
                 Ok(())
             }
             (packet @ Packet::Event { .. }, Some(index)) if self.must_hold(index, operation(&packet)) => {
@@ -72,8 +72,8 @@ impl Connection {
 
     /// Whether the node has ended a session there, and its client has not asked for another since.
     fn has_ended(&self, namespace: &str) -> bool {
-        let ended = self.affairs.get().and_then(|affairs| affairs.ended.as_ref());
-        ended.into_iter().flat_map(|ended| &ended.namespaces).any(|ended| ended.as_str() == namespace)
+        let mut ended = self.ended.iter().flat_map(|ended| &ended.namespaces);
+        ended.any(|ended| ended.as_str() == namespace)
     }
 
     /// The parser of a client of Socket.IO, known from its first packet on.

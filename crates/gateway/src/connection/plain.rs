@@ -100,7 +100,7 @@ impl Connection {
             "connect" => return Err(violated("connect was said before")),
             "close" if !self.sessions[index].is_idle() => {
                 // What was begun is answered first.
-                self.affairs.open().deferred = Some(Box::new(Held::Request(request)));
+                self.deferred = Some(Box::new(Held::Request(request)));
                 return Ok(());
             }
             "close" => {
@@ -124,7 +124,7 @@ impl Connection {
             _ => {}
         }
         if self.must_follow(operation) {
-            self.affairs.open().deferred = Some(Box::new(Held::Request(request)));
+            self.deferred = Some(Box::new(Held::Request(request)));
             return Ok(());
         }
         if self.must_hold(index, operation) {

@@ -10,10 +10,10 @@ mod polling;
 mod websocket;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body;
@@ -35,16 +35,18 @@ use websocket::Opening;
 
 /// The client port's routes. Clients' own are told apart here and not by axum's router, which boxes every request with
 /// its handler: a poll waits for most of its life, and nothing of its request is needed meanwhile.
-#[derive(Clone)]
 pub(crate) struct Routes {
     node: Arc<Inner>,
     others: Router,
 }
 
-/// An answer that is there, or on its way. No larger than a pointer or two, since every connection has room for one.
+/// An answer that is there, or on its way. No larger than a few pointers, since every connection has room for one.
 pub(crate) enum Answer {
     Now(Option<Box<Response>>),
     Later(Pin<Box<dyn Future<Output = Response> + Send>>),
+    /// The same, and what its browser is to be told then; none if no page is involved. A box around both would be one more
+    /// for everybody who polls.
+    Judged(Pin<Box<dyn Future<Output = Response> + Send>>, Option<Box<Verdict>>),
 }
 
 impl Answer {
@@ -68,6 +70,11 @@ impl Future for Answer {
                 response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(*response)))
             }
             Self::Later(answer) => answer.as_mut().poll(context).map(Ok),
+            Self::Judged(answer, verdict) => {
+                let mut response = ready!(answer.as_mut().poll(context));
+                origin::allow(response.headers_mut(), verdict.as_deref().unwrap_or(&Verdict::NoOrigin));
+                Poll::Ready(Ok(response))
+            }
         }
     }
 }
@@ -82,7 +89,7 @@ impl Routes {
     }
 
     /// Answers a request of the peer at that socket address.
-    pub(crate) fn call(&self, peer: SocketAddr, request: Request<Body>) -> Answer {
+    pub(crate) fn call(&self, peer: IpAddr, request: Request<Body>) -> Answer {
         let path = request.uri().path();
         if path.starts_with(&self.node.options.engine.path) {
             serve(&self.node, peer, request)
@@ -98,7 +105,7 @@ impl Routes {
     }
 }
 
-fn serve(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>) -> Answer {
+fn serve(node: &Arc<Inner>, peer: IpAddr, request: Request<Body>) -> Answer {
     let verdict = node.origins.judge(request.headers());
     let answer = if request.method() == Method::OPTIONS {
         preflight(&request, &verdict).into()
@@ -112,16 +119,12 @@ fn serve(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>) -> Answer 
             }
             Answer::Now(Some(response))
         }
-        Answer::Now(None) => Answer::Now(None),
         Answer::Later(answer) => {
             // What the header stands in is the buffer of its whole request.
-            let verdict = verdict.detached();
-            Answer::later(async move {
-                let mut response = answer.await;
-                origin::allow(response.headers_mut(), &verdict);
-                response
-            })
+            let verdict = Some(verdict.detached()).filter(|verdict| *verdict != Verdict::NoOrigin);
+            Answer::Judged(answer, verdict.map(Box::new))
         }
+        Answer::Now(None) | Answer::Judged(..) => answer,
     }
 }
 
@@ -139,7 +142,7 @@ fn preflight(request: &Request<Body>, verdict: &Verdict) -> Response {
 }
 
 /// Serves one request of Engine.IO's, or says why not, in the order in which a stock server looks.
-fn engine(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>, verdict: &Verdict) -> Answer {
+fn engine(node: &Arc<Inner>, peer: IpAddr, request: Request<Body>, verdict: &Verdict) -> Answer {
     let upgrade = is_upgrade(&request);
     let query = request.uri().query().unwrap_or_default().to_owned();
     let query = Query::parse(&query);
@@ -199,8 +202,8 @@ fn engine(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>, verdict: 
 ///
 /// # Errors
 /// The code of the 503 for whom there is none.
-fn admit_peer(node: &Inner, peer: SocketAddr, request: &Request<Body>) -> Result<Admitted, ErrorCode> {
-    let address = client_address(peer.ip(), request.headers(), &node.options.server.trusted_proxies);
+fn admit_peer(node: &Inner, peer: IpAddr, request: &Request<Body>) -> Result<Admitted, ErrorCode> {
+    let address = client_address(peer, request.headers(), &node.options.server.trusted_proxies);
     node.admit(address)
 }
 
@@ -208,7 +211,7 @@ fn handshake(
     node: &Arc<Inner>,
     transport: Transport,
     binary: Binary,
-    peer: SocketAddr,
+    peer: IpAddr,
     request: Request<Body>,
 ) -> Response {
     match admit_peer(node, peer, &request) {

@@ -1,6 +1,6 @@
 //! `/ws`: the handshake of the plain protocol.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -43,7 +43,7 @@ impl Offer {
     }
 }
 
-pub(super) fn serve(node: &Arc<Inner>, peer: SocketAddr, request: Request<Body>) -> Response {
+pub(super) fn serve(node: &Arc<Inner>, peer: IpAddr, request: Request<Body>) -> Response {
     match node.origins.judge(request.headers()) {
         Verdict::NoOrigin | Verdict::Allowed(_) => {}
         Verdict::Refused => {

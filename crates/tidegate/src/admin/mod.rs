@@ -78,7 +78,8 @@ pub fn router(status: Arc<dyn Status>, options: Options) -> Router {
         namespaces: options.namespaces,
     };
     let api = api::router(&status, &Arc::new(limits));
-    let openapi = openapi::openapi();
+    // Shared, since the router copies its routes.
+    let openapi = Arc::new(openapi::openapi());
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(readiness))
