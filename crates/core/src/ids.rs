@@ -224,6 +224,9 @@ pub struct ClaimId([u8; CLAIM_ID_LENGTH]);
 pub const CLAIM_ID_LENGTH: usize = 16;
 
 impl ClaimId {
+    /// Stands where no claim was made. No claim is called so, but by a chance of one in 2^96.
+    pub const NOBODY: Self = Self([b'-'; CLAIM_ID_LENGTH]);
+
     /// A new one.
     #[must_use]
     pub fn random() -> Self {

@@ -198,7 +198,7 @@ async fn checked(node: &Arc<Inner>, upkeep: &mut Upkeep) -> Result<Found, Error>
         node.registry.tend(None).await?;
     }
     let sessions: Vec<_> =
-        node.hub.sessions().into_iter().filter(|session| session.holding.is_some()).collect();
+        node.hub.sessions().into_iter().filter(|session| session.holding().is_some()).collect();
     found.sessions = sessions.len();
     for batch in sessions.chunks(BATCH_MAX) {
         check(node, batch, own != Own::Reaped, upkeep, &mut found).await?;
@@ -367,7 +367,7 @@ async fn tend(node: &Arc<Inner>, upkeep: &mut Upkeep) {
     }
     if upkeep.round.rest.is_empty() {
         let sessions = node.hub.sessions();
-        let held = sessions.iter().filter(|session| session.holding.is_some()).map(|session| session.id);
+        let held = sessions.iter().filter(|session| session.holding().is_some()).map(|session| session.id);
         let ticks = ROUND.as_millis() / node.options.pulse.lease_renew.as_millis().max(1);
         upkeep.round = Round::new(held.collect(), ticks);
     }

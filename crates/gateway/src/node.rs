@@ -174,6 +174,8 @@ impl Joining {
             .iter()
             .map(|rule| {
                 Arc::new(Rule {
+                    // Of a pattern, what stands here is not used.
+                    namespace: Namespace::named(&rule.pattern.to_string()),
                     operations: rule.operations,
                     policy: rule.policy,
                     on_duplicate: rule.on_duplicate,
@@ -328,7 +330,13 @@ impl Inner {
         {
             return None;
         }
-        self.options.namespaces.find(namespace).map(|index| Arc::clone(&self.rules[index]))
+        let rule = &self.rules[self.options.namespaces.find(namespace)?];
+        Some(if rule.namespace == *namespace {
+            Arc::clone(rule)
+        } else {
+            // A pattern's.
+            Arc::new(Rule { namespace: namespace.clone(), ..Rule::clone(rule) })
+        })
     }
 
     pub(crate) fn identify(

@@ -48,7 +48,7 @@ pub(crate) fn letter(node: &Inner, session: &Session, argument: Option<&[u8]>) -
     }
     check_content(event, data, node.options.offline.message_bytes_max)?;
     Ok(Letter {
-        to: Place { namespace: session.namespace.clone(), user: to.into() },
+        to: Place { namespace: session.namespace().clone(), user: to.into() },
         from,
         event: event.into(),
         data: Bytes::copy_from_slice(data),
@@ -95,7 +95,7 @@ pub(crate) fn settling(
     if !session.rule.offline {
         return Err(off());
     }
-    if session.holding.is_none() {
+    if session.holding().is_none() {
         return Err(anonymous());
     }
     let mut settling = Settling::Each;

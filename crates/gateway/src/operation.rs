@@ -118,7 +118,7 @@ pub(crate) fn perform(
         }
         Operation::Presence => match asked(session, argument, limits) {
             Ok(question) => {
-                let (registry, namespace) = (Arc::clone(&node.registry), session.namespace.clone());
+                let (registry, namespace) = (Arc::clone(&node.registry), session.namespace().clone());
                 let (session, broker) = (Arc::clone(session), Arc::clone(&node.broker));
                 let begin = move || session.begin(&broker);
                 return Some(presence::answer(registry, namespace, question, begin, reply).boxed());
@@ -413,7 +413,7 @@ fn outgoing(
         except.push(session.own_room());
     }
     let publication = Publication {
-        namespace: session.namespace.clone(),
+        namespace: session.namespace().clone(),
         rooms: room.map(Room::from).into_iter().collect(),
         except,
         flags: Flags { volatile: asked.volatile, meta: true, ..Flags::default() },

@@ -257,6 +257,8 @@ impl Outbox {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> std::task::Poll<io::Result<usize>> {
+        // Before the look at what is noted.
+        self.register(context);
         match &self.state.lock().socket {
             Some(socket) => socket.poll_read(context, buffer),
             None => std::task::Poll::Ready(Ok(0)),
@@ -790,6 +792,8 @@ impl Outbox {
             let Transport::WebSocket { .. } = &state.transport else {
                 return;
             };
+            // Before the look at what is noted.
+            self.register(context);
             match live(&state.socket).poll_write_ready(context) {
                 std::task::Poll::Pending => return,
                 std::task::Poll::Ready(()) => {

@@ -257,10 +257,7 @@ mod tests {
     /// Reads until the outbox has nothing, as a connection does.
     async fn read(outbox: &Outbox, room: usize) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; room];
-        let count = std::future::poll_fn(|context| {
-            outbox.register(context);
-            outbox.poll_read(context, &mut buffer)
-        });
+        let count = std::future::poll_fn(|context| outbox.poll_read(context, &mut buffer));
         let count = tokio::time::timeout(Duration::from_secs(20), count).await.unwrap()?;
         buffer.truncate(count);
         Ok(buffer)
@@ -328,10 +325,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&count));
         let mut context = Context::from_waker(&waker);
         let mut buffer = [0; 64];
-        let mut poll = |outbox: &Outbox| {
-            outbox.register(&context);
-            outbox.poll_read(&mut context, &mut buffer)
-        };
+        let mut poll = |outbox: &Outbox| outbox.poll_read(&mut context, &mut buffer);
         assert!(poll(&outbox).is_pending());
         // It can be written, which nobody waits for.
         outbox.push(&Message::frame(Bytes::from_static(b"out"), false));

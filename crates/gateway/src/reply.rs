@@ -127,7 +127,7 @@ impl Reply {
                 write::array(&mut data, 1);
                 write::map(&mut data, count);
                 fields(&mut data);
-                let namespace = self.session.namespace.as_str();
+                let namespace = self.session.namespace().as_str();
                 Some(Message::packet(socketio::encode::ack(*parser, namespace, *id, &data)?, false))
             }
             Question::Message(format, id) => {

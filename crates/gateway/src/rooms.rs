@@ -29,7 +29,7 @@ impl Inner {
         if let Some(stay) = session.stay(room, &self.options.node) {
             self.registrar.depart(stay);
         }
-        if self.interest.leave(&interest::room(&session.namespace, room)) {
+        if self.interest.leave(&interest::room(session.namespace(), room)) {
             session.rule.metrics.rooms.dec();
         }
     }
@@ -65,7 +65,7 @@ impl Inner {
         room: Room,
         then: impl FnOnce(Result<(), NotJoined>) + Send + 'static,
     ) {
-        let topic = interest::room(&session.namespace, &room);
+        let topic = interest::room(session.namespace(), &room);
         let rooms_max = self.options.limits.rooms_per_session_max;
         // Counted before the session can be found in the room: whoever ends it takes back what it finds.
         let count = || self.interest.count(topic.clone(), || session.rule.metrics.rooms.inc());

@@ -27,11 +27,10 @@ impl Inner {
         enrolled: Enrolled,
     ) -> Arc<Session> {
         let Enrolled { entrant, memberships, tenure, .. } = enrolled;
-        let Entrant { id, namespace, rule, identity, .. } = entrant;
+        let Entrant { id, rule, identity, .. } = entrant;
         let holding = tenure.as_ref().map(|tenure| tenure.holding);
         let parts = Parts {
             id,
-            namespace,
             rule,
             identity,
             dialect,
@@ -60,7 +59,7 @@ impl Inner {
         }
         let Eviction { session: id, claim, evicted, confirm, .. } = eviction;
         match self.hub.find(id) {
-            Some(session) if session.holding.is_some_and(|holding| holding.claim == claim) => {
+            Some(session) if session.holding().is_some_and(|holding| holding.claim == claim) => {
                 self.end(&session, evicted, Some(confirm));
             }
             // It has ended by itself, and begins nothing any more.
@@ -92,7 +91,7 @@ impl Inner {
 
     fn ended(&self, session: &Session, reason: DisconnectReason) {
         self.metrics.disconnected(reason);
-        tracing::debug!(session = %session.id, namespace = %session.namespace, %reason, "session ended");
+        tracing::debug!(session = %session.id, namespace = %session.namespace(), %reason, "session ended");
     }
 
     /// The session leaves its rooms and its place, and is no receiver any more. Whoever finds it ended makes sure of
@@ -102,7 +101,7 @@ impl Inner {
         for room in rooms {
             self.left(session, &room);
         }
-        for topic in interest::of_session(&session.namespace, session.id) {
+        for topic in interest::of_session(session.namespace(), session.id) {
             self.interest.leave(&topic);
         }
         if let Some(gone) = session.gone() {
@@ -113,7 +112,7 @@ impl Inner {
 
     /// Something about the session is to be told to the registry.
     pub(crate) fn refresh(&self, session: &Session) {
-        let (Some(place), Some(holding)) = (session.place(), session.holding) else { return };
+        let (Some(place), Some(holding)) = (session.place(), session.holding()) else { return };
         self.registrar.refresh(Refresh {
             place,
             session: session.id,

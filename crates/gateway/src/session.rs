@@ -16,8 +16,10 @@ use crate::metrics::NamespaceMetrics;
 use crate::namespaces::Operations;
 use crate::outbox::Outbox;
 
-/// What all sessions of one configured namespace share.
+/// What all sessions of a namespace share.
+#[derive(Clone)]
 pub(crate) struct Rule {
+    pub(crate) namespace: Namespace,
     pub(crate) operations: Operations,
     pub(crate) policy: Policy,
     pub(crate) on_duplicate: OnDuplicate,
@@ -42,20 +44,21 @@ pub(crate) struct Seat {
     pub(crate) slot: u32,
 }
 
-/// With the counts of its `Arc` it fits 224 bytes of the allocator.
-const _: () = assert!(size_of::<Session>() <= 208);
+/// With the counts of its `Arc` it fits 192 bytes of the allocator.
+const _: () = assert!(size_of::<Session>() <= 176);
 
 /// A client in one namespace. Its connection acts for it; whoever evicts it may be any task.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
-    pub(crate) namespace: Namespace,
     pub(crate) rule: Arc<Rule>,
     pub(crate) seat: Seat,
     pub(crate) identity: Identity,
     pub(crate) dialect: Dialect,
     pub(crate) outbox: Arc<Outbox>,
-    /// Its claim to its user's place; anonymous sessions claim none.
-    pub(crate) holding: Option<Holding>,
+    /// Its claim to its user's place; anonymous sessions claim none. See [`Session::holding`].
+    claim: ClaimId,
+    is_holding: bool,
+    /// In Unix milliseconds; of one that claimed a place, the claim's epoch.
     pub(crate) connected_at_ms: u64,
     /// The last sign of life by `heartbeat`, in Unix milliseconds; 0 before the first.
     pub(crate) seen_at_ms: AtomicU64,
@@ -102,28 +105,29 @@ impl Life {
 /// What a session is made of beside what the hub gives it.
 pub(crate) struct Parts {
     pub(crate) id: SessionId,
-    pub(crate) namespace: Namespace,
     pub(crate) rule: Arc<Rule>,
     pub(crate) identity: Identity,
     pub(crate) dialect: Dialect,
     pub(crate) outbox: Arc<Outbox>,
+    /// A claim that was made, if one was.
     pub(crate) holding: Option<Holding>,
+    /// For who claims no place, in Unix milliseconds; else it is the claim's epoch.
     pub(crate) connected_at_ms: u64,
 }
 
 impl Session {
     pub(crate) fn new(seat: Seat, parts: Parts) -> Self {
-        let Parts { id, namespace, rule, identity, dialect, outbox, holding, connected_at_ms } = parts;
+        let Parts { id, rule, identity, dialect, outbox, holding, connected_at_ms } = parts;
         Self {
             id,
-            namespace,
             rule,
             seat,
             identity,
             dialect,
             outbox,
-            holding,
-            connected_at_ms,
+            claim: holding.map_or(ClaimId::NOBODY, |holding| holding.claim),
+            is_holding: holding.is_some(),
+            connected_at_ms: holding.map_or(connected_at_ms, |holding| holding.epoch),
             seen_at_ms: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             inbox: Inbox::default(),
@@ -131,6 +135,15 @@ impl Session {
             over: AtomicBool::new(false),
             life: Mutex::default(),
         }
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.rule.namespace
+    }
+
+    /// Its claim to its user's place; anonymous sessions claim none.
+    pub(crate) fn holding(&self) -> Option<Holding> {
+        self.is_holding.then_some(Holding { claim: self.claim, epoch: self.connected_at_ms })
     }
 
     /// When the session must end, in Unix milliseconds.
@@ -161,7 +174,7 @@ impl Session {
     /// the audit has found that it still does: a client whose place was taken must hear that instead, or it would come
     /// back and take the place again.
     pub(crate) fn miss(&self) {
-        if self.holding.is_some() {
+        if self.is_holding {
             self.missed.store(true, Ordering::Release);
         } else {
             self.outbox.close(DisconnectReason::ForcedClose);
@@ -239,12 +252,12 @@ impl Session {
     /// The place of the session's user, if it has one.
     pub(crate) fn place(&self) -> Option<Place> {
         let user = Arc::clone(self.identity.user.as_ref()?);
-        Some(Place { namespace: self.namespace.clone(), user })
+        Some(Place { namespace: self.namespace().clone(), user })
     }
 
     /// The claim as the registry is asked about it.
     pub(crate) fn claim(&self) -> Option<registry::Claim> {
-        let holding = self.holding?;
+        let holding = self.holding()?;
         Some(registry::Claim {
             place: self.place()?,
             session: self.id,
@@ -261,11 +274,11 @@ impl Session {
 
     /// The session as the owner of its inbox; anonymous sessions have none.
     pub(crate) fn holder(&self) -> Option<Holder> {
-        Some(Holder { place: self.place()?, session: self.id, claim: self.holding?.claim })
+        Some(Holder { place: self.place()?, session: self.id, claim: self.holding()?.claim })
     }
 
     pub(crate) fn gone(&self) -> Option<Gone> {
-        Some(Gone { place: self.place()?, session: self.id, claim: self.holding?.claim })
+        Some(Gone { place: self.place()?, session: self.id, claim: self.holding()?.claim })
     }
 
     /// The session's stay in `room`, where the namespace keeps presence and the session has a user.
@@ -274,7 +287,7 @@ impl Session {
             return None;
         }
         Some(Stay {
-            namespace: self.namespace.clone(),
+            namespace: self.namespace().clone(),
             room: room.clone(),
             user: Arc::clone(self.identity.user.as_ref()?),
             device: Arc::clone(&self.identity.device),

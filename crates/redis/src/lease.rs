@@ -99,7 +99,7 @@ impl Lease {
             }
             Err(_) => {
                 // The node fences itself now. What it wrote and Redis has not acknowledged is given up with the
-                // connections, so that it cannot arrive after others have been told that this node is silent.
+                // connections, so that it is not much later than the node's silence.
                 session.broken.cancel();
                 self.outbound.reset();
                 return Err(PulseError::Unavailable);

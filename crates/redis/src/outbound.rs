@@ -48,6 +48,8 @@ struct State {
     /// The connection, while the node's own subscription is whole. Without it nothing is sent: the node's members would
     /// miss what it publishes.
     line: Option<Arc<Line>>,
+    /// The connection while its subscription is being made whole.
+    opening: Option<Arc<Line>>,
     /// The batch on its way. If there is none and there is a line that is not broken, the queue is empty.
     flight: Option<Flight>,
     /// Whether the time of what is here is watched.
@@ -219,6 +221,11 @@ impl Outbound {
         changed
     }
 
+    /// A line that is to be attached once its subscription is whole.
+    pub(crate) fn open(&self, line: &Arc<Line>) {
+        self.state.lock().opening = Some(Arc::clone(line));
+    }
+
     /// Sends over `line` from now on.
     pub(crate) fn attach(&self, line: &Arc<Line>) {
         let next = {
@@ -227,6 +234,7 @@ impl Outbound {
                 // Whoever reads there has told of its end already, or will.
                 return;
             }
+            state.opening = None;
             state.line = Some(Arc::clone(line));
             state.take_off()
         };
@@ -237,16 +245,19 @@ impl Outbound {
     pub(crate) fn detach(&self) {
         self.shorten(|state| {
             state.line = None;
+            state.opening = None;
             state.land();
         });
     }
 
-    /// Gives up what is written and not answered, with its connection: it must not arrive later.
+    /// Gives up what is written and not answered, with its connection, and a connection that is being made with it: either
+    /// may lead where nobody should be led any more.
     pub(crate) fn reset(&self) {
-        let line = self.state.lock().line.clone();
-        if let Some(line) = line {
-            line.broken.cancel();
-        }
+        let lines = {
+            let state = self.state.lock();
+            [state.line.clone(), state.opening.clone()]
+        };
+        lines.iter().flatten().for_each(|line| line.broken.cancel());
     }
 
     /// A publication was answered. Returns how long its batch took, if it was the last.
@@ -482,6 +493,10 @@ mod tests {
         heard(&mut server, [0]).await;
         scene.outbound.reset();
         scene.expect(Err(Error::Unavailable), [0]).await;
+        let (line, _server) = scene.line().await;
+        scene.outbound.open(&line);
+        scene.outbound.reset();
+        assert!(line.broken.is_cancelled(), "one that is being made is given up, too");
         let (line, mut server) = scene.line().await;
         scene.outbound.attach(&line);
         heard(&mut server, [1, 2]).await;

@@ -291,6 +291,7 @@ impl SubscriptionLink {
             Ok(line) => Arc::new(line),
             Err(error) => return error.to_string(),
         };
+        self.outbound.open(&line);
         // However this ends, nobody goes on reading.
         let _broken = line.broken.clone().drop_guard();
         let mut feed = self.feed(generation);

@@ -58,7 +58,7 @@ impl Connection {
             return self.refuse_flood(reply, now);
         }
         // A sign of life needs nobody else, and who has no place cannot have lost it.
-        let alone = operation == Some(Operation::Heartbeat) && session.holding.is_none();
+        let alone = operation == Some(Operation::Heartbeat) && session.holding().is_none();
         if !alone && self.node.pulse.check(Instant::now()).is_err() {
             // Held for as long as anything may be; nobody can say now whether this session still has its place.
             reply.refuse(&deaf());
@@ -125,7 +125,7 @@ impl Connection {
             _ => NIL,
         };
         let answer = Answer::Acknowledged(Bytes::copy_from_slice(first));
-        self.node.broker.answer(&asker, &session.namespace, answer);
+        self.node.broker.answer(&asker, session.namespace(), answer);
     }
 
     /// Whether what asks for `operation`, or for nothing of the gateway's, must wait until joins are answered. Joins need
@@ -139,7 +139,7 @@ impl Connection {
         let now = Instant::now();
         self.node.pulse.check(now).is_err()
             && now < self.node.pulse.hold_until(now)
-            && !(operation == Some(Operation::Heartbeat) && self.sessions[index].holding.is_none())
+            && !(operation == Some(Operation::Heartbeat) && self.sessions[index].holding().is_none())
     }
 
     /// Holds an event, and with it everything behind it, until the node hears again or has been deaf for too long.

@@ -262,6 +262,7 @@ impl Connection {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
+        // Before any look at the outbox.
         self.outbox.register(context);
         self.turn = MESSAGES_PER_TURN;
         self.poll_courier(context);
@@ -418,7 +419,7 @@ impl Connection {
             if ended.namespaces.len() == ENDED_MAX {
                 ended.namespaces.remove(0);
             }
-            ended.namespaces.push(session.namespace.clone());
+            ended.namespaces.push(session.namespace().clone());
             if self.sessions.is_empty() {
                 ended.hang_up_ms = Some(self.node.clock.now_ms() + HANG_UP_MS);
             }
@@ -429,7 +430,7 @@ impl Connection {
     /// What an evicted session's client is told: why, and in Socket.IO that it has ended in its namespace, after which
     /// official clients stay away. In the plain protocol the close frame says that.
     fn farewells(&self, session: &Session, evicted: &Evicted) -> Vec<Message> {
-        let namespace = session.namespace.as_str();
+        let namespace = session.namespace().as_str();
         let mut messages = Vec::new();
         match session.dialect.evicted(namespace, evicted) {
             Ok(message) => messages.push(message),
@@ -467,7 +468,7 @@ impl Connection {
     }
 
     fn session(&self, namespace: &str) -> Option<usize> {
-        self.sessions.iter().position(|session| session.namespace.as_str() == namespace)
+        self.sessions.iter().position(|session| session.namespace().as_str() == namespace)
     }
 
     fn is_joined(&self, namespace: &Namespace) -> bool {

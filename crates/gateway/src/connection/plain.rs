@@ -146,7 +146,7 @@ impl Connection {
     fn confirm(&self, index: usize, id: Option<plain::Id>) {
         let (Some(id), Speech::Plain(plain)) = (id, &self.speech) else { return };
         let session = &self.sessions[index];
-        let is_deaf = session.holding.is_some() && self.node.pulse.check(Instant::now()).is_err();
+        let is_deaf = session.holding().is_some() && self.node.pulse.check(Instant::now()).is_err();
         let refusal = is_deaf.then(deaf);
         let Some(_deed) = session.begin(&self.node.broker) else { return };
         match bare_reply(plain.format, &id, refusal.as_ref()) {

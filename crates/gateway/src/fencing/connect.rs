@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidegate_core::registry::Displaced;
 
 use super::ledger::{Closed, Event};
-use super::network::Purpose;
+use super::link::Purpose;
 use super::node::{Step, claim_id, node_id, session_id};
 use super::places::Loser;
 use super::redis::Command;
@@ -157,6 +157,9 @@ impl World {
 
     /// The client went away.
     pub(super) fn hang_up(&mut self, node: usize, session: usize) {
+        if self.nodes[node].handing.contains(&session) {
+            return self.step(node, Step::HangUp(session));
+        }
         self.nodes[node].ended.insert(session);
         if self.nodes[node].entrants.remove(&session).is_some() {
             self.owe_release(node, session);

@@ -2,6 +2,7 @@
 
 use super::clients::State;
 use super::ledger::Event;
+use super::network::Way;
 use super::node::Step;
 use super::redis::Redis;
 use super::world::{Happening, World};
@@ -10,7 +11,7 @@ use super::world::{Happening, World};
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Commands,
-    Subscription,
+    Line,
     Both,
 }
 
@@ -52,12 +53,14 @@ impl World {
         let us = self.length_us();
         let side = match self.chance.within(0..3) {
             0 => Side::Commands,
-            1 => Side::Subscription,
+            1 => Side::Line,
             _ => Side::Both,
         };
         let restarts = self.chance.permille(self.setup.restart_permille);
+        let hands_over = self.chance.permille(self.setup.handover_permille);
         match self.chance.within(0..10) {
             _ if restarts => self.restart(),
+            _ if hands_over => self.hand_over(),
             0..3 => self.pause(node, us),
             3..7 => self.stall(node, side, us),
             _ => self.sever(node, side),
@@ -68,38 +71,50 @@ impl World {
 
     fn stall(&mut self, node: usize, side: Side, us: u64) {
         self.disturb(node, us);
+        let way = match self.chance.permille(self.setup.one_way_permille) {
+            true if self.chance.permille(500) => Way::Out,
+            true => Way::Back,
+            false => Way::Both,
+        };
         let until_us = self.now_us + us;
-        let state = &mut self.nodes[node];
-        if side != Side::Subscription {
-            state.link.stall(until_us);
+        // The ping of every second and its timeout (`watch_over`), or that of TCP where something comes in all the same.
+        if side != Side::Line {
+            let noticed_us = self.chance.within(1_000_000..2_000_000);
+            let socket = &mut self.nodes[node].link.socket;
+            socket.stall(way, until_us);
+            let number = socket.number;
+            if noticed_us < us {
+                self.step_after(node, noticed_us, Step::PingTimedOut(number));
+            }
         }
         if side != Side::Commands {
-            state.subscription.stall(until_us);
-            // The ping of every second and its timeout (`watch_over`).
-            let (noticed_us, generation) =
-                (self.chance.within(1_000_000..2_000_000), self.nodes[node].subscription.generation);
+            let noticed_us = self.chance.within(1_000_000..2_000_000);
+            let socket = &mut self.nodes[node].line.socket;
+            socket.stall(way, until_us);
+            let number = socket.number;
             if noticed_us < us {
-                self.step_after(node, noticed_us, Step::SubscriptionBroke(generation));
+                self.step_after(node, noticed_us, Step::LineBroke(number));
             }
         }
     }
 
     /// Connections are gone. When the node notices, of each, is another matter.
     fn sever(&mut self, node: usize, side: Side) {
-        if side != Side::Subscription {
+        if side != Side::Line {
             let noticed_us = self.noticed_us(node);
             let lingers = self.chance.permille(500);
-            let link = &mut self.nodes[node].link;
-            link.broke(lingers);
-            let number = link.number;
+            let socket = &mut self.nodes[node].link.socket;
+            socket.broke(lingers);
+            let number = socket.number;
             self.step_after(node, noticed_us, Step::LinkBroke(number));
         }
         if side != Side::Commands {
             let noticed_us = self.noticed_us(node);
-            let subscription = &mut self.nodes[node].subscription;
-            subscription.broke();
-            let generation = subscription.generation;
-            self.step_after(node, noticed_us, Step::SubscriptionBroke(generation));
+            let lingers = self.chance.permille(500);
+            let line = &mut self.nodes[node].line;
+            line.broke(lingers);
+            let number = line.socket.number;
+            self.step_after(node, noticed_us, Step::LineBroke(number));
         }
     }
 
@@ -114,10 +129,47 @@ impl World {
     fn restart(&mut self) {
         self.note(Event::Restarted);
         self.redis = Redis::new(self.redis.run + 1, self.nodes.len(), self.flaw);
+        self.deposed = None;
         for node in 0..self.nodes.len() {
-            self.nodes[node].link.forget_lingering();
             self.sever(node, Side::Both);
-            self.nodes[node].link.forget_lingering();
+            self.forget_lingering(node);
+        }
+    }
+
+    fn forget_lingering(&mut self, node: usize) {
+        self.nodes[node].link.socket.forget_lingering();
+        self.nodes[node].line.socket.forget_lingering();
+    }
+
+    /// Another server becomes the master, and has everything. Nodes hear of it when the one before refuses their pulses,
+    /// or when it cuts them off.
+    fn hand_over(&mut self) {
+        if let Some(before) = &self.deposed {
+            let run = before.run;
+            self.retire(run);
+        }
+        self.note(Event::HandedOver);
+        let stays_us = self.chance.within(1_000..4_000_000);
+        for node in 0..self.nodes.len() {
+            self.disturb(node, stays_us);
+        }
+        let before = self.redis.depose();
+        self.after(stays_us, Happening::Retires(before.run));
+        self.deposed = Some(before);
+    }
+
+    pub(super) fn retire(&mut self, run: u64) {
+        if self.deposed.as_ref().is_none_or(|redis| redis.run != run) {
+            return;
+        }
+        self.deposed = None;
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].link.socket.run == run {
+                self.sever(node, Side::Commands);
+            }
+            if self.nodes[node].line.socket.run == run {
+                self.sever(node, Side::Line);
+            }
         }
     }
 
@@ -126,8 +178,8 @@ impl World {
         self.resting = true;
         for node in &mut self.nodes {
             node.paused_until_us = 0;
-            node.link.heal();
-            node.subscription.heal();
+            node.link.socket.heal();
+            node.line.socket.heal();
         }
     }
 

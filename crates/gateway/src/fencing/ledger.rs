@@ -1,6 +1,6 @@
 //! What clients saw and when, by virtual time; and what must hold of all of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{FENCE_US, SLACK_US};
 
@@ -23,6 +23,16 @@ pub(super) enum Event {
     Published { message: usize, session: usize },
     /// The publication was acknowledged.
     Acked { message: usize },
+    /// The publication was handed to the broker.
+    Handed { message: usize },
+    /// The publication was carried out by the server.
+    Carried { message: usize },
+    /// The connection that the publication went over has ended, and nobody knows what became of it.
+    GivenUp { message: usize },
+    /// Its node confirms to that of `winner` that the session is silent.
+    Confirms { session: usize, winner: usize },
+    /// The server has passed that on.
+    Silent { session: usize, winner: usize },
     /// The publication was handed to a session.
     Delivered { message: usize, session: usize },
     /// A node was taken for dead.
@@ -31,6 +41,8 @@ pub(super) enum Event {
     Disturbed { node: usize, for_us: u64 },
     /// The server started again, and had forgotten everything.
     Restarted,
+    /// Another server has taken over, and knows everything.
+    HandedOver,
     /// The server knows again that the session holds its place.
     Checked { session: usize },
 }
@@ -87,6 +99,7 @@ impl Ledger {
         let (lives, published) = self.read();
         let mut found = self.unrest.clone();
         self.stillness(&lives, &published, &mut found);
+        self.silence(&lives, &published, &mut found);
         self.endings(&lives, &mut found);
         self.liveness(&lives, &mut found);
         found
@@ -103,12 +116,18 @@ impl Ledger {
             | Event::Evicted { session }
             | Event::Closed { session, .. }
             | Event::Left { session }
+            | Event::Silent { session, .. }
             | Event::Checked { session } => of_user(session),
-            Event::Published { .. } | Event::Acked { .. } => false,
+            Event::Published { .. }
+            | Event::Handed { .. }
+            | Event::Acked { .. }
+            | Event::Confirms { .. }
+            | Event::Carried { .. }
+            | Event::GivenUp { .. } => false,
             Event::Delivered { message, session } => {
                 of_user(session) && lives[session].winners.iter().any(|(_, us)| *us < published[message].0)
             }
-            Event::Reaped { .. } | Event::Disturbed { .. } | Event::Restarted => true,
+            Event::Reaped { .. } | Event::Disturbed { .. } | Event::Restarted | Event::HandedOver => true,
         });
         told.map(|(at_us, event)| format!("{:>12.3} ms {event:?}", *at_us as f64 / 1_000.0)).collect()
     }
@@ -136,6 +155,12 @@ impl Ledger {
                 Event::Published { session, .. } => published.push((*now_us, session)),
                 Event::Checked { session } => lives[session].checked_us.push(*now_us),
                 Event::Acked { .. }
+                | Event::Handed { .. }
+                | Event::Confirms { .. }
+                | Event::Carried { .. }
+                | Event::GivenUp { .. }
+                | Event::Silent { .. }
+                | Event::HandedOver
                 | Event::Delivered { .. }
                 | Event::Reaped { .. }
                 | Event::Disturbed { .. }
@@ -206,6 +231,43 @@ impl Ledger {
             judge(publisher, "its publication");
             if let Event::Delivered { session, .. } = *event {
                 judge(session, "to it, publication");
+            }
+        }
+    }
+
+    /// Who is confirmed to be silent is: nothing that was handed on before is carried out later, but what its node gave
+    /// up with the connection that it went over.
+    fn silence(&self, lives: &[Life], published: &Published, found: &mut Vec<String>) {
+        let (mut handed, mut given_up) = (BTreeMap::new(), BTreeSet::new());
+        // When each confirmation was sent, and for each session when the latest was sent that has come through.
+        let (mut confirms, mut silent) = (BTreeMap::new(), BTreeMap::new());
+        for (order, (now_us, event)) in self.events.iter().enumerate() {
+            match *event {
+                Event::Handed { message } => {
+                    handed.insert(message, order);
+                }
+                Event::GivenUp { message } => {
+                    given_up.insert(message);
+                }
+                Event::Confirms { session, winner } => {
+                    confirms.insert((session, winner), order);
+                }
+                Event::Silent { session, winner } => {
+                    let sent = confirms[&(session, winner)];
+                    let latest = silent.entry(session).or_insert(sent);
+                    *latest = sent.max(*latest);
+                }
+                Event::Carried { message } if !given_up.contains(&message) => {
+                    let (_, session) = published[message];
+                    if silent.get(&session).is_some_and(|sent| handed[&message] < *sent) {
+                        found.push(format!(
+                            "user {}: {session} was confirmed to be silent, and its {message} was carried out later, at \
+                             {now_us} us",
+                            lives[session].user
+                        ));
+                    }
+                }
+                _ => {}
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One node: its real parts, what stands for the rest, and what it hears.
 //!
-//! Real are the pulse with its beat, the hub with its sessions, and the takeovers. What `inbound.rs`, `seating.rs` and the
-//! node's channel in the Redis crate do with them stands here, step by step.
+//! Real are the pulse with its beat, the hub with its sessions, and the takeovers. What `inbound.rs` and `seating.rs` do
+//! with them stands here, step by step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
@@ -15,15 +15,18 @@ use tidegate_protocol::socketio::Parser;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Claimed, Entrant};
-use super::ledger::Event;
-use super::network::{Link, Outgoing, Progress, Purpose, Subscription};
+use super::ledger::{Closed, Event};
+use super::line::Line;
+use super::link::{Link, Purpose};
+use super::network::{Road, Socket};
 use super::options;
+use super::outbound::Outbound;
 use super::redis::{Answer, Command, Push};
 use super::traffic::Fanout;
 use super::upkeep::Upkeep;
 use super::wire::Wire;
-use super::world::{Happening, World};
-use super::{BEAT_LOOK_US, Flaw, RECONNECT_US};
+use super::world::World;
+use super::{BEAT_LOOK_US, Flaw};
 use crate::auth::{Grants, Identity};
 use crate::dialect::Dialect;
 use crate::hub::Hub;
@@ -41,10 +44,8 @@ pub(super) enum Step {
     Beat,
     /// The beat's answer may be there.
     Beaten,
-    /// The subscription brings something.
-    Intake(u64),
-    /// The next thing from the node's channel.
-    News,
+    /// The line brings something.
+    Read(u64),
     /// Every channel is confirmed.
     Whole(u64),
     /// The server answers.
@@ -57,9 +58,11 @@ pub(super) enum Step {
         number: u64,
         ask: u64,
     },
+    /// A ping on the connection for commands was not answered in time.
+    PingTimedOut(u64),
     LinkBroke(u64),
     Reconnect,
-    SubscriptionBroke(u64),
+    LineBroke(u64),
     Resubscribe,
     Connect(usize),
     Claimed(usize, Claimed),
@@ -67,12 +70,17 @@ pub(super) enum Step {
     Answer(usize),
     Seat(usize),
     HangUp(usize),
+    Close(usize, Closed),
     TellEvicted(usize),
     Publish(usize),
     Begin(usize),
     Hand(usize, Deed),
     Expire,
-    Outcome(Outgoing, bool),
+    /// The answers of a batch are due, and so much had come in before it left.
+    Overdue {
+        batch: u64,
+        heard: u64,
+    },
     Fanout,
     Look,
     Tick,
@@ -91,13 +99,14 @@ pub(super) struct Node {
     rule: Arc<Rule>,
     terms: Arc<Terms>,
     pub(super) link: Link,
-    pub(super) subscription: Subscription,
-    /// From the node's channel, with the connection it came on.
-    channel: VecDeque<(Push, u64)>,
+    pub(super) line: Line,
+    pub(super) outbound: Outbound,
     pub(super) fanout: Fanout,
     /// CONNECTs that are not answered, by their numbers, and sessions that their connections know.
     pub(super) entrants: BTreeMap<usize, Entrant>,
     pub(super) sessions: BTreeMap<usize, Arc<Session>>,
+    /// Sessions whose connections are in the middle of handing on what they have begun, and do nothing else.
+    pub(super) handing: BTreeSet<usize>,
     /// Connections that ended before their CONNECT was looked at.
     pub(super) ended: BTreeSet<usize>,
     pub(super) upkeep: Upkeep,
@@ -106,7 +115,7 @@ pub(super) struct Node {
     pub(super) releasing: bool,
     pub(super) paused_until_us: u64,
     /// For the flaw of that name.
-    acted_at_echo: bool,
+    pub(super) acted_at_echo: bool,
 }
 
 pub(super) fn session_id(number: usize) -> SessionId {
@@ -138,6 +147,7 @@ impl Node {
             Box::pin(tokio::task::unconstrained(beating))
         };
         let rule = Rule {
+            namespace: Namespace::root(),
             operations: Operations::all(),
             policy: Policy::PerDevice,
             on_duplicate: OnDuplicate::Replace,
@@ -155,11 +165,12 @@ impl Node {
             rule: Arc::new(rule),
             terms: Terms::new(1_000, metrics, Reactor::resting()),
             link: Link::new(),
-            subscription: Subscription::new(),
-            channel: VecDeque::new(),
+            line: Line::new(),
+            outbound: Outbound::default(),
             fanout: Fanout::default(),
             entrants: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            handing: BTreeSet::new(),
             ended: BTreeSet::new(),
             upkeep: Upkeep::default(),
             gone: VecDeque::new(),
@@ -169,11 +180,17 @@ impl Node {
         }
     }
 
+    pub(super) fn socket(&mut self, road: Road) -> &mut Socket {
+        match road {
+            Road::Commands { .. } => &mut self.link.socket,
+            Road::Line => &mut self.line.socket,
+        }
+    }
+
     /// `Inner::connect`: seats a session.
     pub(super) fn seat(&self, session: usize, user: usize, epoch: u64) -> Arc<Session> {
         let parts = Parts {
             id: session_id(session),
-            namespace: Namespace::root(),
             rule: Arc::clone(&self.rule),
             identity: Identity {
                 user: Some(user.to_string().into()),
@@ -213,14 +230,14 @@ impl World {
                 self.step_after(node, BEAT_LOOK_US, Step::Beat);
             }
             Step::Beaten => self.beat(node),
-            Step::Intake(generation) => self.intake(node, generation),
-            Step::News => self.news(node),
-            Step::Whole(generation) => self.whole(node, generation),
+            Step::Read(number) => self.read(node, number),
+            Step::Whole(number) => self.whole(node, number),
             Step::Answered { number, ask, answer } => self.answered(node, number, ask, answer),
             Step::TimedOut { number, ask } => self.timed_out(node, number, ask),
+            Step::PingTimedOut(number) => self.reset(node, number),
             Step::LinkBroke(number) => self.link_broke(node, number),
             Step::Reconnect => self.reconnect(node),
-            Step::SubscriptionBroke(generation) => self.subscription_broke(node, generation),
+            Step::LineBroke(number) => self.line_broke(node, number),
             Step::Resubscribe => self.resubscribe(node),
             Step::Connect(session) => self.connect(node, session),
             Step::Claimed(session, claimed) => self.claimed(node, session, claimed),
@@ -228,12 +245,13 @@ impl World {
             Step::Answer(session) => self.answer(node, session),
             Step::Seat(session) => self.seat(node, session),
             Step::HangUp(session) => self.hang_up(node, session),
+            Step::Close(session, why) => self.close_seated(node, session, why),
             Step::TellEvicted(session) => self.tell_evicted(node, session),
             Step::Publish(message) => self.publish(node, message),
             Step::Begin(message) => self.begin(node, message),
             Step::Hand(message, deed) => self.hand(node, message, deed),
             Step::Expire => self.expire(node),
-            Step::Outcome(outgoing, ok) => self.outcome(node, outgoing, ok),
+            Step::Overdue { batch, heard } => self.overdue(node, batch, heard),
             Step::Fanout => self.fanout(node),
             Step::Look => self.look(node),
             Step::Tick => self.tick(node),
@@ -250,28 +268,11 @@ impl World {
         assert!(over.is_pending(), "nobody else has this node's id");
     }
 
-    /// `Feed::push`: into one of two queues.
-    fn intake(&mut self, node: usize, generation: u64) {
-        let state = &mut self.nodes[node];
-        if state.subscription.known != Some(generation) {
-            return;
-        }
-        let Some(push) = state.subscription.in_flight.pop_front() else { return };
+    /// `Feed::message`, and what `Inbound` does with it.
+    pub(super) fn pushed(&mut self, node: usize, push: Push, generation: u64) {
+        let now = self.now();
         match push {
             Push::Room(message) => self.dispatch(node, message),
-            Push::Subscribed => self.step(node, Step::Whole(generation)),
-            push => {
-                state.channel.push_back((push, generation));
-                self.step(node, Step::News);
-            }
-        }
-    }
-
-    /// `deliver_node_messages`, and what `Inbound` does with them.
-    fn news(&mut self, node: usize) {
-        let now = self.now();
-        let Some((push, generation)) = self.nodes[node].channel.pop_front() else { return };
-        match push {
             Push::Pulse(number) => {
                 let generation = if self.flaw == Some(Flaw::CountsOldEchoes) { 1 } else { generation };
                 self.nodes[node].pulse.echo(number, generation, now);
@@ -282,7 +283,6 @@ impl World {
                 self.nodes[node].takeovers.confirmed(claim_id(winner), session_id(session));
                 self.step(node, Step::Wait(winner));
             }
-            Push::Subscribed | Push::Room(_) => {}
         }
     }
 
@@ -350,46 +350,5 @@ impl World {
         state.releasing = true;
         let user = self.attempts[session].user;
         self.ask(node, Command::Release { user, session, reaped_us: None }, Purpose::Release);
-    }
-
-    fn whole(&mut self, node: usize, generation: u64) {
-        let now = self.now();
-        let state = &mut self.nodes[node];
-        if state.subscription.generation != generation || state.subscription.progress != Progress::Restoring {
-            return;
-        }
-        state.subscription.progress = Progress::Whole;
-        state.pulse.whole(if self.flaw == Some(Flaw::CountsOldEchoes) { 1 } else { generation }, now);
-        self.flush(node);
-    }
-
-    pub(super) fn subscription_broke(&mut self, node: usize, generation: u64) {
-        let now = self.now();
-        let state = &mut self.nodes[node];
-        if state.subscription.generation != generation || state.subscription.progress == Progress::Down {
-            return;
-        }
-        state.subscription.broke();
-        let was_whole =
-            std::mem::replace(&mut state.subscription.progress, Progress::Down) == Progress::Whole;
-        if was_whole && self.flaw != Some(Flaw::CountsOldEchoes) {
-            state.pulse.lost(now);
-            state.acted_at_echo = false;
-        }
-        let pause_us = self.chance.within(RECONNECT_US);
-        self.step_after(node, pause_us, Step::Resubscribe);
-    }
-
-    fn resubscribe(&mut self, node: usize) {
-        let now_us = self.now_us;
-        let state = &mut self.nodes[node];
-        if state.subscription.is_stalled(now_us) {
-            return self.step_after(node, RECONNECT_US.start, Step::Resubscribe);
-        }
-        state.subscription.generation += 1;
-        state.subscription.progress = Progress::Restoring;
-        let generation = state.subscription.generation;
-        let latency_us = super::network::latency_us(&mut self.chance);
-        self.after(latency_us, Happening::Subscribes { node, generation });
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{FENCE_US, Flaw};
 
 /// By user: rows and marks, by the number of the CONNECT that claimed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Places(BTreeMap<usize, BTreeMap<usize, Entry>>);
 
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +126,11 @@ impl Places {
         if flaw == Some(Flaw::DropsMarksWithWinner) {
             entries.retain(|_, entry| entry.mark.is_none_or(|mark| mark.winner != session));
         }
+    }
+
+    /// Whether there is a row or a mark of the session.
+    pub(super) fn knows(&self, user: usize, session: usize) -> bool {
+        self.0.get(&user).is_some_and(|entries| entries.contains_key(&session))
     }
 
     /// Everything in the name of a node, as user and session.

@@ -1,6 +1,7 @@
 //! The server: one command after the other, in the order of their arrival.
 //!
-//! Stands for the scripts of the Redis crate and for PUBLISH. What a script publishes leaves in the same step.
+//! Stands for the scripts of the Redis crate, for PUBLISH and SUBSCRIBE. What a script publishes leaves in the same step. A
+//! master that was *deposed* answers from what it knew, publishes to whoever is still subscribed there, and writes nothing.
 
 use super::places::{Loser, Places, Verdict};
 use super::{Flaw, LEASE_US};
@@ -10,6 +11,8 @@ use super::{Flaw, LEASE_US};
 pub(super) enum Command {
     /// `pulse.lua`.
     Pulse(u64),
+    /// SUBSCRIBE to the node's channel and the room.
+    Subscribe,
     /// PUBLISH of room traffic; which message.
     Publish(usize),
     /// `claim.lua`.
@@ -42,7 +45,12 @@ pub(super) enum Command {
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     Done,
-    Claimed { epoch: u64, losers: Vec<Loser> },
+    /// READONLY.
+    Refused,
+    Claimed {
+        epoch: u64,
+        losers: Vec<Loser>,
+    },
     Verdict(Verdict),
     Own(Standing),
     Sessions(Vec<(usize, usize)>),
@@ -63,8 +71,6 @@ pub(super) enum Standing {
 /// What goes out on subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Push {
-    /// The confirmation of SUBSCRIBE.
-    Subscribed,
     Pulse(u64),
     /// `session` lost its place; the node of `winner` waits to hear that it is silent.
     Evict {
@@ -78,9 +84,12 @@ pub(super) enum Push {
     Room(usize),
 }
 
+#[derive(Clone)]
 pub(super) struct Redis {
     /// Which run of the server; its `run_id`.
     pub(super) run: u64,
+    /// Another one is the master now.
+    deposed: bool,
     pub(super) places: Places,
     /// When each node's lease ends.
     leases: Vec<u64>,
@@ -92,11 +101,18 @@ impl Redis {
     pub(super) fn new(run: u64, nodes: usize, flaw: Option<Flaw>) -> Self {
         Self {
             run,
+            deposed: false,
             places: Places::default(),
             leases: vec![0; nodes],
             roster: vec![Standing::Unknown; nodes],
             flaw,
         }
+    }
+
+    /// Another server takes over, with all that was written. What is left is the one that it takes over from.
+    pub(super) fn depose(&mut self) -> Self {
+        let successor = Self { run: self.run + 1, ..self.clone() };
+        Self { deposed: true, ..std::mem::replace(self, successor) }
     }
 
     /// Carries out a command of `node`. Whom the pushes go to: a node, or everybody who is subscribed.
@@ -106,6 +122,9 @@ impl Redis {
         command: &Command,
         now_us: u64,
     ) -> (Answer, Vec<(Option<usize>, Push)>) {
+        if self.deposed && self.would_write(command) {
+            return (Answer::Refused, Vec::new());
+        }
         let mut pushes = Vec::new();
         let answer = match *command {
             Command::Pulse(number) => {
@@ -113,6 +132,7 @@ impl Redis {
                 pushes.push((Some(node), Push::Pulse(number)));
                 Answer::Done
             }
+            Command::Subscribe => Answer::Done,
             Command::Publish(message) => {
                 pushes.push((None, Push::Room(message)));
                 Answer::Done
@@ -163,6 +183,26 @@ impl Redis {
             }
         };
         (answer, pushes)
+    }
+
+    fn would_write(&self, command: &Command) -> bool {
+        match *command {
+            Command::Subscribe
+            | Command::Publish(_)
+            | Command::Confirm { .. }
+            | Command::Own
+            | Command::Held
+            | Command::Dead
+            | Command::Lease(_)
+            | Command::HeldBy(_) => false,
+            Command::Check { user, session, vouch, .. } => vouch || !self.places.knows(user, session),
+            Command::Pulse(_)
+            | Command::Claim { .. }
+            | Command::Release { .. }
+            | Command::Enlist(_)
+            | Command::ReapBegin(_)
+            | Command::ReapEnd(..) => true,
+        }
     }
 
     fn reap(&mut self, dead: usize, by: usize, now_us: u64) -> Option<u64> {

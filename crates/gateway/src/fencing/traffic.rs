@@ -1,19 +1,18 @@
-//! Publications: in from a client, out to the server, and from the subscription to the sessions of a node.
+//! Publications: in from a client, and from the subscription to the sessions of a node.
 //!
-//! Stands for `connection/packet.rs`, `Inner::publish`, `outbound.rs` of the Redis crate, and `hub/fanout.rs` with one
-//! shard. Sessions and their deeds are the real ones.
+//! Stands for `connection/packet.rs`, `Inner::publish`, and `hub/fanout.rs` with one shard. What is between the two is in
+//! `outbound` and `line`. Sessions and their deeds are the real ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tidegate_core::{Namespace, Rooms};
 
+use super::LOOK_AGAIN_US;
 use super::ledger::{Closed, Event};
-use super::network::{Outgoing, Progress, Purpose};
 use super::node::Step;
-use super::redis::Command;
+use super::outbound::Parcel;
 use super::world::World;
-use super::{COMMAND_TIMEOUT_US, LOOK_AGAIN_US};
 use crate::session::Deed;
 
 /// Most publications of one batch; few, so that a batch has an end.
@@ -57,44 +56,23 @@ impl World {
 
     /// Behind the look at the pulse.
     pub(super) fn begin(&mut self, node: usize, message: usize) {
-        let state = &self.nodes[node];
-        let Some(session) = state.sessions.get(&self.messages[message]) else { return };
+        let number = self.messages[message];
+        if self.nodes[node].handing.contains(&number) {
+            return self.step(node, Step::Begin(message));
+        }
+        let state = &mut self.nodes[node];
+        let Some(session) = state.sessions.get(&number) else { return };
         if let Some(deed) = session.begin(&state.broker) {
+            state.handing.insert(number);
             self.step(node, Step::Hand(message, deed));
         }
     }
 
-    /// `Outbound::push`.
+    /// In the same turn of the connection's task.
     pub(super) fn hand(&mut self, node: usize, message: usize, deed: Deed) {
-        let deadline_us = self.now_us + COMMAND_TIMEOUT_US;
-        self.nodes[node].link.outbound.push_back(Outgoing { message, deed, deadline_us });
-        self.step_after(node, COMMAND_TIMEOUT_US, Step::Expire);
-        self.flush(node);
-    }
-
-    /// `Outbound::send_all`: nothing is sent while either connection is down.
-    pub(super) fn flush(&mut self, node: usize) {
-        while self.nodes[node].link.up && self.nodes[node].subscription.progress == Progress::Whole {
-            let Some(outgoing) = self.nodes[node].link.outbound.pop_front() else { return };
-            self.ask(node, Command::Publish(outgoing.message), Purpose::Publish(outgoing));
-        }
-    }
-
-    pub(super) fn expire(&mut self, node: usize) {
-        let now_us = self.now_us;
-        let outbound = &mut self.nodes[node].link.outbound;
-        let expired = outbound.iter().take_while(|outgoing| outgoing.deadline_us <= now_us).count();
-        for outgoing in outbound.drain(..expired).collect::<Vec<_>>() {
-            self.outcome(node, outgoing, false);
-        }
-    }
-
-    /// The publisher is answered, and its deed is done.
-    pub(super) fn outcome(&mut self, _node: usize, outgoing: Outgoing, ok: bool) {
-        if ok {
-            self.note(Event::Acked { message: outgoing.message });
-        }
-        drop(outgoing.deed);
+        self.nodes[node].handing.remove(&self.messages[message]);
+        self.note(Event::Handed { message });
+        self.post(node, Parcel::Publication(message), Some(deed));
     }
 
     /// `Hub::dispatch`.
@@ -159,8 +137,11 @@ impl World {
         self.step(node, Step::Fanout);
     }
 
-    /// The outbox is closed, and the connection comes to its end.
+    /// The outbox is closed, and the connection comes to its end, after what it is in the middle of.
     pub(super) fn close_seated(&mut self, node: usize, session: usize, why: Closed) {
+        if self.nodes[node].handing.contains(&session) {
+            return self.step(node, Step::Close(session, why));
+        }
         if let Some(seated) = self.nodes[node].sessions.remove(&session) {
             if seated.finish() {
                 self.vacate(node, session, &Arc::clone(&seated));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::ledger::Closed;
+use super::link::Purpose;
 use super::node::{Step, claim_id};
 use super::places::Verdict;
 use super::redis::{Answer, Command, Standing};
@@ -77,7 +78,7 @@ impl World {
 
     fn ask_at(&mut self, node: usize, stage: Stage, command: Command) {
         self.nodes[node].upkeep.stage = stage;
-        self.ask_for_upkeep(node, command);
+        self.ask(node, command, Purpose::Upkeep);
     }
 
     fn rest_at(&mut self, node: usize) {
@@ -158,7 +159,7 @@ impl World {
         let (restore, vouch) = (!upkeep.was_reaped, upkeep.vouches);
         while let Some((user, session)) = self.nodes[node].upkeep.todo.pop_front() {
             let seated = self.nodes[node].sessions.get(&session);
-            if let Some(holding) = seated.and_then(|seated| seated.holding) {
+            if let Some(holding) = seated.and_then(|seated| seated.holding()) {
                 let epoch = holding.epoch;
                 let command = Command::Check { user, session, epoch, restore, vouch };
                 return self.ask_at(node, Stage::Checking(session), command);
@@ -189,7 +190,7 @@ impl World {
         let connecting = self.nodes[node].takeovers.claims();
         let live = self.nodes[node].hub.sessions();
         let is_live = |number: usize| {
-            live.iter().any(|session| session.holding.map(|held| held.claim) == Some(claim_id(number)))
+            live.iter().any(|session| session.holding().map(|held| held.claim) == Some(claim_id(number)))
         };
         let orphans = held
             .into_iter()

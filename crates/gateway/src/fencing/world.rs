@@ -13,33 +13,37 @@ use tokio::time::Instant;
 use super::chance::Chance;
 use super::clients::{Client, Move};
 use super::ledger::{Event, Ledger};
-use super::network::{Asked, Purpose};
+use super::line::Said;
+use super::link::Purpose;
+use super::network::{Fate, Road};
 use super::node::{Node, Step};
+use super::outbound::Parcel;
 use super::places::Verdict;
 use super::redis::{Answer, Command, Push, Redis};
-use super::{ACTIVE_US, COMMAND_TIMEOUT_US, FENCE_US, Flaw, REST_US, Setup};
+use super::{ACTIVE_US, Flaw, REST_US, Setup};
 
 /// What can happen.
 pub(super) enum Happening {
     /// A node goes on with something.
     Step(usize, Step),
-    /// A command reaches the server; which node's, on which connection, and when it was sent.
-    Arrives {
-        node: usize,
-        number: u64,
-        sent_us: u64,
-        ask: u64,
-        command: Command,
-    },
-    /// A SUBSCRIBE of the node's channel and of the room reaches the server.
-    Subscribes {
-        node: usize,
-        generation: u64,
-    },
+    /// A command reaches the server, if it does.
+    Arrives(Sent, Command),
+    /// A run of the server that was deposed cuts everybody off.
+    Retires(u64),
     Client(Move),
     Fault,
     /// Faults are over, and nobody comes or publishes any more.
     Rest,
+}
+
+/// Where a command comes from: which node, on which connection, to which run of the server, and when it was sent.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    node: usize,
+    road: Road,
+    number: u64,
+    run: u64,
+    sent_us: u64,
 }
 
 struct Queued {
@@ -67,6 +71,8 @@ pub(super) struct World {
     order: u64,
     asks: u64,
     pub(super) redis: Redis,
+    /// The master before, for as long as it is there.
+    pub(super) deposed: Option<Redis>,
     pub(super) nodes: Vec<Node>,
     pub(super) clients: Vec<Client>,
     pub(super) attempts: Vec<Attempt>,
@@ -87,6 +93,7 @@ impl World {
             order: 0,
             asks: 0,
             redis: Redis::new(0, setup.nodes, flaw),
+            deposed: None,
             nodes: (0..setup.nodes).map(|_| Node::new()).collect(),
             clients: Vec::new(),
             attempts: Vec::new(),
@@ -168,71 +175,120 @@ impl World {
                 self.take(node, step);
                 self.send_wished(node);
             }
-            Happening::Arrives { node, number, sent_us, ask, command } => {
-                if self.nodes[node].link.carries(number, sent_us, self.now_us) {
-                    self.execute(node, number, ask, &command);
-                }
-            }
-            Happening::Subscribes { node, generation } => {
-                if self.nodes[node].subscription.generation == generation {
-                    self.nodes[node].subscription.known = Some(generation);
-                    self.push(node, Push::Subscribed);
-                }
-            }
+            Happening::Arrives(sent, command) => self.arrives(sent, &command),
+            Happening::Retires(run) => self.retire(run),
             Happening::Client(step) => self.client(step),
             Happening::Fault => self.fault(),
             Happening::Rest => self.rest(),
         }
     }
 
-    fn execute(&mut self, node: usize, number: u64, ask: u64, command: &Command) {
-        let (answer, pushes) = self.redis.execute(node, command, self.now_us);
-        match (command, &answer) {
-            (Command::Claim { session, .. }, _) => self.note(Event::Claimed { session: *session }),
-            (Command::Check { session, .. }, Answer::Verdict(Verdict::Held | Verdict::Restored)) => {
+    pub(super) fn next_ask(&mut self) -> u64 {
+        self.asks += 1;
+        self.asks
+    }
+
+    /// Writes a command to a connection.
+    pub(super) fn write(&mut self, node: usize, road: Road, command: Command) {
+        let now_us = self.now_us;
+        let socket = self.nodes[node].socket(road);
+        let at_us = socket.arrival_us(now_us, &mut self.chance);
+        let sent = Sent { node, road, number: socket.number, run: socket.run, sent_us: now_us };
+        self.after(at_us - now_us, Happening::Arrives(sent, command));
+    }
+
+    fn arrives(&mut self, sent: Sent, command: &Command) {
+        let Sent { node, road, number, sent_us, .. } = sent;
+        let now_us = self.now_us;
+        let socket = self.nodes[node].socket(road);
+        match (socket.fate(number, sent_us, now_us), road) {
+            (Fate::Lost, _) => {}
+            (Fate::Arrives, _) => self.execute(sent, command),
+            (Fate::TooLate, Road::Commands { .. }) => {
+                socket.broke(false);
+                self.step(node, Step::LinkBroke(number));
+            }
+            (Fate::TooLate, Road::Line) => {
+                self.nodes[node].line.broke(false);
+                self.step(node, Step::LineBroke(number));
+            }
+        }
+    }
+
+    fn execute(&mut self, sent: Sent, command: &Command) {
+        let Sent { node, road, number, run, .. } = sent;
+        let Some(redis) = [Some(&mut self.redis), self.deposed.as_mut()]
+            .into_iter()
+            .flatten()
+            .find(|redis| redis.run == run)
+        else {
+            return;
+        };
+        let (answer, pushes) = redis.execute(node, command, self.now_us);
+        self.note_executed(run, command, &answer);
+        let answers = self.nodes[node].socket(road).is_answering(number);
+        // What a node publishes to itself comes before the answer, or after it, as versions of the server have it.
+        let answer_first = self.chance.permille(500);
+        if answers && answer_first {
+            self.answer_to(node, road, number, command, answer.clone());
+        }
+        for (to, push) in pushes {
+            match to {
+                Some(to) => self.push(to, push, run),
+                None => (0..self.nodes.len()).for_each(|to| self.push(to, push, run)),
+            }
+        }
+        if answers && !answer_first {
+            self.answer_to(node, road, number, command, answer);
+        }
+    }
+
+    fn note_executed(&mut self, run: u64, command: &Command, answer: &Answer) {
+        match (command, answer) {
+            (Command::Claim { session, .. }, Answer::Claimed { .. }) => {
+                self.note(Event::Claimed { session: *session });
+            }
+            (Command::Check { session, .. }, Answer::Verdict(Verdict::Held | Verdict::Restored))
+                if run == self.redis.run =>
+            {
                 self.note(Event::Checked { session: *session });
+            }
+            (Command::Publish(message), _) => self.note(Event::Carried { message: *message }),
+            (Command::Confirm { winner, session, .. }, _) => {
+                self.note(Event::Silent { session: *session, winner: *winner });
             }
             (Command::ReapBegin(dead), Answer::Began(Some(_))) => self.note(Event::Reaped { node: *dead }),
             _ => {}
         }
-        for (to, push) in pushes {
-            match to {
-                Some(to) => self.push(to, push),
-                None => (0..self.nodes.len()).for_each(|to| self.push(to, push)),
+    }
+
+    fn answer_to(&mut self, node: usize, road: Road, number: u64, command: &Command, answer: Answer) {
+        match (road, command) {
+            (Road::Commands { ask }, _) => {
+                let now_us = self.now_us;
+                let at_us = self.nodes[node].link.socket.return_us(now_us, &mut self.chance);
+                self.step_after(node, at_us - now_us, Step::Answered { number, ask, answer });
             }
-        }
-        let (node_state, now_us) = (&mut self.nodes[node], self.now_us);
-        if node_state.link.is_answering(number) {
-            let at_us = node_state.link.answer_us(now_us, &mut self.chance);
-            self.step_after(node, at_us - now_us, Step::Answered { number, ask, answer });
-        }
-    }
-
-    fn push(&mut self, to: usize, push: Push) {
-        let now_us = self.now_us;
-        let subscription = &mut self.nodes[to].subscription;
-        if let Some(generation) = subscription.known {
-            let at_us = subscription.push(push, now_us, &mut self.chance);
-            self.step_after(to, at_us - now_us, Step::Intake(generation));
+            (Road::Line, Command::Subscribe) => {
+                self.nodes[node].line.subscribed = true;
+                self.say(node, Said::Subscribed);
+            }
+            (Road::Line, _) => self.say(node, Said::Published),
         }
     }
 
-    /// Sends a command, whose outcome comes back for `purpose`. Without a connection it has failed at once.
-    pub(super) fn ask(&mut self, node: usize, command: Command, purpose: Purpose) {
-        let now_us = self.now_us;
-        if !self.nodes[node].link.up {
-            return self.failed(node, purpose);
+    /// Something is published on `run` of the server.
+    fn push(&mut self, to: usize, push: Push, run: u64) {
+        let line = &self.nodes[to].line;
+        if line.subscribed && line.socket.run == run {
+            self.say(to, Said::Push(push));
         }
-        self.asks += 1;
-        let ask = self.asks;
-        // Whoever gets no answer to a pulse in time resets the connection (`lease.rs`).
-        let limit_us = if matches!(purpose, Purpose::Pulse(_)) { FENCE_US } else { COMMAND_TIMEOUT_US };
-        let link = &mut self.nodes[node].link;
-        let at_us = link.arrival_us(now_us, &mut self.chance);
-        let number = link.number;
-        link.asked.push(Asked { ask, purpose });
-        self.after(at_us - now_us, Happening::Arrives { node, number, sent_us: now_us, ask, command });
-        self.step_after(node, limit_us, Step::TimedOut { number, ask });
+    }
+
+    /// Which run of the server whoever connects now finds: where its name leads to the wrong one for a while, that.
+    pub(super) fn leads_to(&mut self) -> u64 {
+        let deposed = self.deposed.as_ref().map(|redis| redis.run);
+        deposed.filter(|_| self.chance.permille(200)).unwrap_or(self.redis.run)
     }
 
     /// Sends what the real parts of the node gave to their broker.
@@ -242,7 +298,12 @@ impl World {
             self.ask(node, Command::Pulse(number), Purpose::Pulse(answered));
         }
         for (to, winner, session) in confirms {
-            self.ask(node, Command::Confirm { to, winner, session }, Purpose::Nothing);
+            self.note(Event::Confirms { session, winner });
+            if self.flaw == Some(Flaw::ConfirmsOverCommands) {
+                self.ask(node, Command::Confirm { to, winner, session }, Purpose::Nothing);
+            } else {
+                self.post(node, Parcel::Confirmation { to, winner, session }, None);
+            }
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn run(meter: &mut dyn Meter, metrics: &Arc<Metrics>) {
 fn filled(members: usize, metrics: &Arc<Metrics>) -> (Hub, Vec<Arc<Session>>) {
     let hub = Hub::new(1);
     let rule = Arc::new(Rule {
+        namespace: Namespace::root(),
         operations: Operations::all(),
         policy: Policy::default(),
         on_duplicate: OnDuplicate::default(),
@@ -47,7 +48,6 @@ fn filled(members: usize, metrics: &Arc<Metrics>) -> (Hub, Vec<Arc<Session>>) {
     let seat = |_| {
         let parts = Parts {
             id: SessionId::random(),
-            namespace: Namespace::root(),
             rule: Arc::clone(&rule),
             identity: identity.clone(),
             dialect: Dialect::SocketIo(Parser::Text),

@@ -120,7 +120,7 @@ impl State {
         let vacant = self.sessions.vacant_entry();
         let slot = position(vacant.key());
         let session = Arc::new(make(Seat { shard, slot }));
-        let local = self.namespaces.entry(session.namespace.clone()).or_insert_with(|| Local {
+        let local = self.namespaces.entry(session.namespace().clone()).or_insert_with(|| Local {
             metrics: Arc::clone(&session.rule.metrics),
             all: Vec::new(),
             rooms: HashMap::new(),
@@ -178,7 +178,7 @@ impl State {
         if let Ok(entry) = self.by_id.find_entry(self.hasher.hash_one(id), |at| *at == slot) {
             entry.remove();
         }
-        let namespace = &member.session.namespace;
+        let namespace = member.session.namespace();
         let local = self.namespaces.get_mut(namespace)?;
         local.all.swap_remove(index(member.all_position));
         if let Some(moved) = local.all.get(index(member.all_position)) {
@@ -206,7 +206,7 @@ impl State {
             return Joined::Full;
         }
         let session = Arc::clone(&member.session);
-        let Some(local) = namespaces.get_mut(&session.namespace) else { return Joined::Gone };
+        let Some(local) = namespaces.get_mut(session.namespace()) else { return Joined::Gone };
         let members = local.rooms.entry(room.clone()).or_default();
         member.joins_mut().push((room.clone(), position(members.len())));
         members.push(Receiver { outbox: Arc::clone(&session.outbox), slot, dialect: session.dialect });
@@ -228,7 +228,7 @@ impl State {
         if member.joins().is_empty() {
             member.joins = None;
         }
-        if let Some(local) = namespaces.get_mut(&member.session.namespace) {
+        if let Some(local) = namespaces.get_mut(member.session.namespace()) {
             remove_from_room(local, sessions, &room, at);
         }
         true
@@ -407,6 +407,7 @@ mod tests {
         outbox: Arc<Outbox>,
     ) -> u32 {
         let rule = Rule {
+            namespace: namespace.clone(),
             operations: Operations::all(),
             policy: Policy::default(),
             on_duplicate: OnDuplicate::default(),
@@ -416,7 +417,6 @@ mod tests {
         };
         let parts = Parts {
             id,
-            namespace: namespace.clone(),
             rule: Arc::new(rule),
             identity: Identity {
                 user: None,

@@ -33,7 +33,7 @@ pub(super) fn encode(session: &Session, id: Option<u64>, told: Told<'_>) -> Opti
                 Told::Live(message) => write_live(&mut data, message),
                 Told::End(count) => write_end(&mut data, count),
             }
-            session.dialect.event(session.namespace.as_str(), &data, Flags::default(), id)
+            session.dialect.event(session.namespace().as_str(), &data, Flags::default(), id)
         }
         Dialect::Plain(format) => plain(format, id.is_some(), told, &mut data),
     };
