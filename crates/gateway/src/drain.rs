@@ -22,6 +22,7 @@ impl Node {
         // In this order, since connections move from polling to WebSockets: one that does it now is among them all the same.
         let mut outboxes = inner.engines.outboxes();
         outboxes.extend(inner.reactor.outboxes());
+        outboxes.retain(|outbox| outbox.closed().is_none());
         tracing::info!(connections = outboxes.len(), "draining");
         let spread = pace(outboxes.len(), &inner.options.drain);
         for (closed, outbox) in outboxes.iter().enumerate() {

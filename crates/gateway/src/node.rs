@@ -31,7 +31,7 @@ use crate::peer::{Addresses, Place};
 use crate::peers;
 use crate::pulse::Pulse;
 use crate::questions::Questions;
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, Waiting};
 use crate::registrar::Registrar;
 use crate::session::Rule;
 use crate::takeover::Takeovers;
@@ -185,7 +185,14 @@ impl Joining {
                 })
             })
             .collect();
-        let (reactor, waiting) = Reactor::new().map_err(StartError::Reactor)?;
+        let reactor = Reactor::new().and_then(|(reactor, poll)| Ok((reactor, Waiting::new(poll)?)));
+        let (reactor, waiting) = match reactor {
+            Ok(reactor) => reactor,
+            Err(error) => {
+                broker.close().await;
+                return Err(StartError::Reactor(error));
+            }
+        };
         let inner = Arc::new(Inner {
             origins: Origins::new(&options.server.allowed_origins, options.server.tls.is_some()),
             terms: Terms::new(options.limits.outbox_bytes_max, Arc::clone(&metrics), Arc::clone(&reactor)),

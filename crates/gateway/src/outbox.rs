@@ -238,8 +238,10 @@ impl Outbox {
 
     /// The socket is ready for something, says the reactor.
     pub(crate) fn wake_ready(&self, noted: u8) {
-        self.readiness.note(noted);
-        self.waker.wake();
+        // Who was told and has not looked yet need not be told again: it may have something else to wait for.
+        if self.readiness.note(noted) != 0 {
+            self.waker.wake();
+        }
     }
 
     /// Its socket, which is in `place` at the reactor, takes no more: has it noted when it does again.

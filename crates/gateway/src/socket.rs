@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 use crate::outbox::Outbox;
 use crate::reactor::{Reactor, Readiness};
@@ -260,10 +261,18 @@ impl Tcp {
             // socket before the call, and so misses nothing that happens meanwhile.
             Self::Runtime(tcp) => tcp.try_io(tokio::io::Interest::WRITABLE, || write(&socket)),
             Self::Watched { tcp, place, outbox } => {
-                if let Some(outbox) = outbox.upgrade() {
-                    outbox.readiness().take(Readiness::WRITE);
+                let Some(outbox) = outbox.upgrade() else { return written };
+                let readiness = outbox.readiness();
+                readiness.take(Readiness::WRITE);
+                if readiness.note(Readiness::ASKED) != 0 {
                     // What was taken since is noted there and then.
                     outbox.watch_writes(tcp, *place)?;
+                    return written;
+                }
+                // Once more, since what was taken before the note was taken back is noted no more.
+                let written = write(&socket);
+                if !matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                    readiness.note(Readiness::WRITE);
                 }
                 written
             }
@@ -275,7 +284,7 @@ impl Tcp {
             Self::Runtime(tcp) => poll_runtime(tcp, context, buffer),
             // Of an outbox that is gone, nobody reads.
             Self::Watched { tcp, outbox, .. } => match outbox.upgrade() {
-                Some(outbox) => poll_watched(tcp, outbox.readiness(), buffer),
+                Some(outbox) => poll_watched(tcp, outbox.readiness(), context, buffer),
                 None => Poll::Ready(Ok(0)),
             },
         }
@@ -286,23 +295,30 @@ impl Tcp {
 fn poll_watched(
     mut tcp: &net::TcpStream,
     readiness: &Readiness,
+    context: &mut Context<'_>,
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
     loop {
-        let noted = readiness.take(Readiness::READ);
-        if !noted && !readiness.has(Readiness::END) {
+        // As the runtime's own sockets do: a peer that sends without end is read from for one task's turn at a time. Before
+        // the notes are taken, which are there for the next turn, then.
+        let turn = ready!(coop::poll_proceed(context));
+        let noted = readiness.take(Readiness::READ | Readiness::END);
+        if noted == 0 {
             return Poll::Pending;
         }
+        turn.made_progress();
         let read = tcp.read(buffer);
         match &read {
-            // A word that was meant for who had the place before; or something came since.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !noted => return Poll::Pending,
+            // What was told was read before, or meant for who had the place before.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // There was less than there is room for, so nothing is left; the next arrival is noted again.
-            Ok(count) if *count > 0 && *count < buffer.len() => return Poll::Ready(read),
+            // There was less than there is room for, so nothing is left but an end; the next arrival is noted again.
+            Ok(count) if *count > 0 && *count < buffer.len() => {
+                readiness.note(noted & Readiness::END);
+                return Poll::Ready(read);
+            }
             // More, or an end that stays.
             _ => {
-                readiness.note(Readiness::READ);
+                readiness.note(noted | Readiness::READ);
                 if !matches!(&read, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
                     return Poll::Ready(read);
                 }
