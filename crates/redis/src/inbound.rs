@@ -148,6 +148,10 @@ impl Sink for Feed {
         }
     }
 
+    fn poked(&mut self) {
+        self.outbound.depart();
+    }
+
     fn broke(&mut self, reason: &'static str) {
         if self.standing.broke(self.generation) {
             tracing::warn!(reason, generation = self.generation, "lost the subscription");

@@ -66,7 +66,9 @@ pub(crate) struct Line {
     wire: Mutex<Wire>,
     /// Whether something is unsent. Read without the lock by the task that would send it.
     blocked: AtomicBool,
-    now_blocked: Notify,
+    /// The task is to look again, at what is unsent and what it was poked for.
+    look: Notify,
+    poked: AtomicBool,
     /// How many times something has come in.
     heard: AtomicU64,
     /// Cancelled by whoever finds the connection unusable; it ends then.
@@ -81,6 +83,9 @@ pub(crate) trait Sink {
     /// A publication was answered; the error is the server's reason to refuse it.
     fn answered(&mut self, sent: Sent, outcome: Result<(), &[u8]>);
 
+    /// Somebody has [poked](Line::poke) the line's task, and it is its turn.
+    fn poked(&mut self);
+
     /// The line broke. Told before anything on its way is given up.
     fn broke(&mut self, reason: &'static str);
 
@@ -94,7 +99,8 @@ impl Line {
             socket,
             wire: Mutex::default(),
             blocked: AtomicBool::new(false),
-            now_blocked: Notify::new(),
+            look: Notify::new(),
+            poked: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             broken: CancellationToken::new(),
         }
@@ -171,8 +177,14 @@ impl Line {
         if idle && !self.write(&mut wire) {
             self.blocked.store(true, Ordering::Release);
             drop(wire);
-            self.now_blocked.notify_one();
+            self.look.notify_one();
         }
+    }
+
+    /// Has the line's task tell its sink so when its turn comes.
+    pub(crate) fn poke(&self) {
+        self.poked.store(true, Ordering::Release);
+        self.look.notify_one();
     }
 
     /// Writes what the socket takes; false if that is not all.
@@ -240,27 +252,30 @@ impl Line {
     async fn read_all(&self, sink: &mut (impl Sink + Send)) -> &'static str {
         let mut buffer = Buffer::default();
         let broken = self.broken.cancelled();
-        let blocked = self.now_blocked.notified();
-        tokio::pin!(broken, blocked);
+        let look = self.look.notified();
+        tokio::pin!(broken, look);
         loop {
             let more = std::future::poll_fn(|context| {
                 if broken.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Err(BROKE));
                 }
-                // Heard of here, and written below.
-                while blocked.as_mut().poll(context).is_ready() {
-                    blocked.set(self.now_blocked.notified());
+                while look.as_mut().poll(context).is_ready() {
+                    look.set(self.look.notified());
+                }
+                if self.poked.swap(false, Ordering::AcqRel) {
+                    return Poll::Ready(Ok(None));
                 }
                 if self.blocked.load(Ordering::Acquire)
                     && let Poll::Ready(Err(_)) = self.poll_write(context)
                 {
                     return Poll::Ready(Err(BROKE));
                 }
-                self.poll_read(context, &mut buffer)
+                self.poll_read(context, &mut buffer).map_ok(Some)
             });
             match more.await {
                 Err(reason) => return reason,
-                Ok(more) => {
+                Ok(None) => sink.poked(),
+                Ok(Some(more)) => {
                     if let Err(reason) = self.take_frames(&mut buffer, sink) {
                         return reason;
                     }
@@ -454,6 +469,10 @@ mod tests {
         fn answered(&mut self, sent: Sent, outcome: Result<(), &[u8]>) {
             let outcome = outcome.map_err(|reason| reason.escape_ascii().to_string());
             self.tell(format!("answered {outcome:?}, last: {}", sent.last));
+        }
+
+        fn poked(&mut self) {
+            self.tell("poked".to_owned());
         }
 
         fn broke(&mut self, reason: &'static str) {

@@ -1,8 +1,8 @@
 //! The queue of publications.
 //!
-//! One batch is on its way at a time. A publication that finds none is sent there and then, by whoever publishes it;
-//! whatever queues up before its answer makes the next batch. So an idle node sends at once, a busy one few large
-//! batches, and the order is kept.
+//! One batch is on its way at a time. A publication that finds none pokes the line's task, which sends it with all that is
+//! published before its turn comes, such as the rest of what one client sent in one go; whatever queues up before the
+//! answers makes the next batch. So an idle node sends at once, a busy one few large batches, and the order is kept.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,8 +50,9 @@ struct State {
     line: Option<Arc<Line>>,
     /// The connection while its subscription is being made whole.
     opening: Option<Arc<Line>>,
-    /// The batch on its way. If there is none and there is a line that is not broken, the queue is empty.
+    /// The batch on its way. If there is none and there is a line that is not broken, the queue is empty, or the line poked.
     flight: Option<Flight>,
+    poked: bool,
     /// Whether the time of what is here is watched.
     watched: bool,
 }
@@ -92,6 +93,7 @@ impl Entry {
 impl State {
     /// Takes off with the next entries, if there are any and nothing is on its way.
     fn take_off(&mut self) -> Option<(Arc<Line>, Vec<Entry>)> {
+        self.poked = false;
         let line = self.line.as_ref().filter(|line| self.flight.is_none() && !line.broken.is_cancelled())?;
         let line = Arc::clone(line);
         let deadline = self.queue.front()?.deadline;
@@ -153,15 +155,21 @@ impl Outbound {
         if !std::mem::replace(&mut state.watched, true) {
             self.pending.notify_one();
         }
-        match &state.line {
-            Some(line) if state.flight.is_none() && !line.broken.is_cancelled() => {
-                let line = Arc::clone(line);
-                state.flight = Some(Flight::new(&line, now, entry.deadline, weight));
-                drop(state);
-                self.send(&line, std::iter::once(entry.into_parts(true)));
-            }
-            _ => state.queue.push_back(entry),
+        state.queue.push_back(entry);
+        if state.flight.is_none()
+            && !state.poked
+            && let Some(line) = state.line.clone()
+        {
+            state.poked = true;
+            drop(state);
+            line.poke();
         }
+    }
+
+    /// The line's task has its turn.
+    pub(crate) fn depart(&self) {
+        let next = self.state.lock().take_off();
+        self.send_next(next);
     }
 
     /// Nobody else sends meanwhile: the batch is the one on its way.
@@ -395,6 +403,10 @@ mod tests {
             self.0.answered(sent, outcome);
         }
 
+        fn poked(&mut self) {
+            self.0.depart();
+        }
+
         fn broke(&mut self, _: &'static str) {
             self.0.detach();
         }
@@ -489,8 +501,9 @@ mod tests {
         let mut scene = Scene::new();
         let (line, mut server) = scene.line().await;
         scene.outbound.attach(&line);
-        (0..3).for_each(|number| scene.push(number));
+        scene.push(0);
         heard(&mut server, [0]).await;
+        (1..3).for_each(|number| scene.push(number));
         scene.outbound.reset();
         scene.expect(Err(Error::Unavailable), [0]).await;
         let (line, _server) = scene.line().await;
@@ -537,8 +550,8 @@ mod tests {
         let (line, mut server) = scene.line().await;
         scene.outbound.attach(&line);
         scene.push(1);
-        scene.push(2);
         heard(&mut server, [1]).await;
+        scene.push(2);
         let due = scene.outbound.expire(Instant::now()).unwrap();
         server.write_all(b"+").await.unwrap();
         while line.heard() == 0 {
