@@ -173,17 +173,13 @@ impl Outbound {
     }
 
     /// Nobody else sends meanwhile: the batch is the one on its way.
-    fn send(&self, line: &Line, batch: impl Iterator<Item = (String, Vec<u8>, Sent)>) {
-        if let Err(refused) = line.publish(batch) {
-            refused.into_iter().for_each(|sent| self.gave_up(sent));
-        }
-    }
-
     fn send_next(&self, next: Option<(Arc<Line>, Vec<Entry>)>) {
         if let Some((line, batch)) = next {
             let last = batch.len() - 1;
             let parts = batch.into_iter().enumerate().map(|(index, entry)| entry.into_parts(index == last));
-            self.send(&line, parts);
+            if let Err(refused) = line.publish(parts) {
+                refused.into_iter().for_each(|sent| self.gave_up(sent));
+            }
         }
     }
 
