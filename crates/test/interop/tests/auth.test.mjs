@@ -173,9 +173,9 @@ describe('tokens', { skip: TIDEGATE_ONLY }, () => {
   });
 
   test('expiry ends the session: evicted, then a disconnect that is final', async () => {
-    // The leeway is five seconds: a token that expired four seconds ago is good for one more.
+    // The leeway is five seconds: a token that expired two seconds ago is good for two more at least, which is time to connect.
     for (const options of [WEBSOCKET, POLLING, { ...WEBSOCKET, ...MESSAGE_PACK }]) {
-      const socket = client(stage, subject.url, { ...withToken(sign(claims(ALL, { exp: now() - 3 })), options), reconnectionDelay: 20 });
+      const socket = client(stage, subject.url, { ...withToken(sign(claims(ALL, { exp: now() - 2 })), options), reconnectionDelay: 20 });
       const order = [];
       socket.on('evicted', (about) => order.push(['evicted', about]));
       socket.on('disconnect', (reason) => order.push(['disconnect', reason]));
@@ -192,7 +192,7 @@ describe('tokens', { skip: TIDEGATE_ONLY }, () => {
   test('expiry ends one namespace; the transport goes with the last', async () => {
     const lasting = sign(claims());
     const root = await connect(stage, subject.url, withToken(lasting));
-    const chat = root.io.socket('/chat', { auth: { token: sign(claims(ALL, { exp: now() - 3 })) } });
+    const chat = root.io.socket('/chat', { auth: { token: sign(claims(ALL, { exp: now() - 2 })) } });
     await connected(chat);
     const [reason] = await once(chat, 'disconnect', 8_000);
     assert.equal(reason, 'io server disconnect');
@@ -200,7 +200,7 @@ describe('tokens', { skip: TIDEGATE_ONLY }, () => {
     assert.equal((await ask(root, 'heartbeat')).ok, true);
 
     const frames = await openFrames(stage, subject.url);
-    frames.send(`40${JSON.stringify({ token: sign(claims(ALL, { exp: now() - 3 })) })}`);
+    frames.send(`40${JSON.stringify({ token: sign(claims(ALL, { exp: now() - 2 })) })}`);
     assert.match(await frames.next(), /^40\{"sid"/);
     assert.equal(await frames.next('evicted', 8_000), '42["evicted",{"reason":"expired"}]');
     assert.equal(await frames.next(), '41');
