@@ -31,6 +31,15 @@ const BATCH_MAX: usize = 1_024;
 /// once where nobody is.
 const GATHERING_MAX: Duration = Duration::from_millis(2);
 
+/// Publications that came while a batch was delivered wait a little for those that are answers to it: a share of the time
+/// that the batch took. Who publishes again when he has seen his own would else keep missing the next batch for good, and
+/// everybody got two writes where one would have done.
+const PAUSE_SHARE: u32 = 8;
+
+/// Bounds of that wait. Below the first it is not worth a timer.
+const PAUSE_MIN: Duration = Duration::from_micros(500);
+const PAUSE_MAX: Duration = Duration::from_millis(2);
+
 /// For so long after a batch the next one may have company. A publication that comes later is delivered at once: a look
 /// around costs a system call, which is a tenth of what ten receivers cost.
 const COMPANY: Duration = Duration::from_millis(1);
@@ -138,8 +147,12 @@ struct Batch {
     weight: usize,
     /// Outboxes to be flushed at the end.
     dirty: Vec<Arc<Outbox>>,
+    /// When it was begun.
+    began: Option<Instant>,
     /// When the last one was over.
     ended: Option<Instant>,
+    /// How long the next one waits for company that is only on its way.
+    pause: Option<Duration>,
 }
 
 impl Queue {
@@ -199,7 +212,12 @@ impl Queue {
         if before > QUEUE_BYTES_HIGH && before - weight <= QUEUE_BYTES_HIGH {
             self.drained.notify_waiters();
         }
-        batch.ended = Some(Instant::now());
+        let ended = Instant::now();
+        let took = batch.began.map_or(Duration::ZERO, |began| ended - began);
+        let pause = (took / PAUSE_SHARE).min(PAUSE_MAX);
+        let overtaken = !self.waiting.lock().jobs.is_empty();
+        batch.pause = (overtaken && pause >= PAUSE_MIN).then_some(pause);
+        batch.ended = Some(ended);
     }
 
     pub(super) fn is_congested(&self) -> bool {
@@ -223,6 +241,9 @@ impl Queue {
     async fn take(&self, batch: &mut Batch) {
         while self.waiting.lock().jobs.is_empty() {
             self.filled.notified().await;
+        }
+        if let Some(pause) = batch.pause.take() {
+            tokio::time::sleep(pause).await;
         }
         let (began, mut gathered) = (Instant::now(), 0);
         let mut jobs = self.waiting.lock().jobs.len();
@@ -331,6 +352,7 @@ impl Hub {
                 }
             }
         }
+        batch.began = Some(Instant::now());
         let Batch { jobs, dirty, .. } = batch;
         let alone = jobs.len() == 1;
         if alone {
@@ -435,6 +457,33 @@ mod tests {
         };
         tokio::join!(biased; queue.take(&mut batch), publish);
         assert_eq!(batch.jobs.len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_during_a_long_batch_waits_for_answers_to_it() {
+        let ms = Duration::from_millis;
+        // How long a batch took, whether something came meanwhile, and for how long that waits for company.
+        for (took, overtaken, waits) in [(12, true, 2), (80, true, 2), (3, true, 0), (80, false, 0)] {
+            let queue = Queue::new();
+            let mut batch = Batch { began: Some(Instant::now()), ..Batch::default() };
+            tokio::time::advance(ms(took)).await;
+            if overtaken {
+                assert!(queue.push(job()));
+            }
+            queue.finish(&mut batch);
+            let began = Instant::now();
+            let answering = async {
+                if !overtaken {
+                    assert!(queue.push(job()));
+                }
+                if waits > 0 {
+                    tokio::time::sleep(ms(waits / 2)).await;
+                }
+                assert!(queue.push(job()));
+            };
+            tokio::join!(biased; queue.take(&mut batch), answering);
+            assert_eq!((began.elapsed(), batch.jobs.len()), (ms(waits), 2), "{took} ms, {overtaken}");
+        }
     }
 
     /// Nobody is kept from hearing by a batch that waits for its node to hear.
