@@ -54,11 +54,11 @@ for peer in "${peers[@]}"; do
     esac
 done
 
-# can PEER ROW: whether there is such a measurement. The floor is one process that speaks WebSocket, and keeps whatever
-# is not read; the plain protocol is not everywhere; how nodes meet over Redis has nothing to do with TLS.
+# can PEER ROW: whether there is such a measurement. The floor speaks nothing but WebSocket, and keeps whatever is not
+# read; the plain protocol is not everywhere; how nodes meet over Redis has nothing to do with TLS.
 can() {
     case $1:$2 in
-    floor*:idle-polling | floor*:slow | floor*:crossnode-*) return 1 ;;
+    floor*:idle-polling | floor*:slow) return 1 ;;
     floor-queue:acks | floor-queue:idle | floor-queue:churn) return 1 ;;
     tidegate-tls:crossnode-*) return 1 ;;
     tidegate-tls:*) return 0 ;;
@@ -71,6 +71,7 @@ can() {
 start() {
     local port redis=() config=()
     if [ $# -gt 1 ]; then redis=(--redis "$2"); fi
+    case $1 in floor*) if [ $# -gt 1 ]; then redis=(--redis "${2##*:}"); fi ;; esac
     port=$(free_port)
     url=http://127.0.0.1:$port
     if [ "$1" = tidegate-tls ]; then
@@ -78,8 +79,8 @@ start() {
         config=(--config "$work/tls.toml")
     fi
     case $1 in
-    floor) launch "$port" "${server_pin[@]}" "$floor" --port "$port" --mode send ;;
-    floor-queue) launch "$port" "${server_pin[@]}" "$floor" --port "$port" --mode queue ;;
+    floor) launch "$port" "${server_pin[@]}" "$floor" --port "$port" --mode send "${redis[@]}" ;;
+    floor-queue) launch "$port" "${server_pin[@]}" "$floor" --port "$port" --mode queue "${redis[@]}" ;;
     tidegate*)
         launch "$port" "${server_pin[@]}" "$gateway" serve --dev "${config[@]}" "${redis[@]}" \
             --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$(free_port)"

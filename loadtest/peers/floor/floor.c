@@ -7,10 +7,13 @@
  * parser over a WebSocket, in the namespace "/", with the events `join` and `publish`; any other event is
  * acknowledged. What it does not understand ends the connection. It listens on 127.0.0.1.
  *
- * floor --port PORT [--mode send|queue]
+ * floor --port PORT [--mode send|queue] [--redis PORT]
  *
  *   send    one send() per receiver and publication, made at once
  *   queue   what one turn of the event loop brought is collected for each receiver and written in one send()
+ *
+ * With --redis a publication goes through Redis on 127.0.0.1, to all processes that have members of the room, and is
+ * acknowledged when Redis has answered: one PUBLISH, of the frame that members get, and what any server must do for it.
  */
 
 #define _GNU_SOURCE
@@ -45,6 +48,9 @@ enum {
     /* Every connection is pinged in one of so many turns. */
     PING_TURNS = 250,
     ROOM_SLOTS = 1 << 16,
+    UNANSWERED = 1 << 12,
+    /* In front of what is published: a PUBLISH with the name of its room, and the head of a frame. */
+    HEAD = 512,
 };
 
 /* Bytes that wait: the beginning of a frame, or what a socket did not take. */
@@ -78,8 +84,20 @@ struct text {
     size_t bytes;
 };
 
+/* A publication that Redis has not answered yet. */
+struct unanswered {
+    int fd;
+    uint32_t ack_bytes;
+    char ack[20], id[21];
+};
+
 static int poller;
 static bool is_queueing;
+/* Two connections, since a subscriber of RESP2 can not publish; -1 without Redis. */
+static int publisher = -1, subscriber = -1;
+static struct buffer *heard;
+static struct unanswered unanswered[UNANSWERED];
+static uint32_t unanswered_first, unanswered_end;
 static struct connection *connections;
 static int descriptors_end;
 static struct room *rooms;
@@ -91,7 +109,7 @@ static int *dirty;
 static uint32_t dirty_count;
 static struct buffer *buffers_free;
 static char scratch[SCRATCH];
-static char frame[MESSAGE_MAX + 1024];
+static char frame[HEAD + MESSAGE_MAX + 1024];
 static char node[9];
 static uint64_t published, sids;
 static volatile sig_atomic_t is_stopping;
@@ -272,6 +290,11 @@ static void put_frame(int fd, uint8_t opcode, const char *bytes, size_t count) {
     put(fd, start, total);
 }
 
+/* Redis takes what it is sent at these loads; a write that it does not take whole is the end. */
+static void command(int fd, const char *bytes, size_t count) {
+    if (taken(fd, bytes, count) != count) fail("redis");
+}
+
 /* Rooms. */
 
 static uint32_t room_named(struct text name, bool make) {
@@ -283,6 +306,13 @@ static uint32_t room_named(struct text name, bool make) {
         if (room->name_bytes == name.bytes && !memcmp(room->name, name.at, name.bytes)) return room_slots[slot];
     }
     if (!make || room_count + 2 >= ROOM_SLOTS) return 0;
+    if (subscriber >= 0) {
+        char message[512];
+        int count = snprintf(message, sizeof message, "*2\r\n$9\r\nSUBSCRIBE\r\n$%zu\r\n%.*s\r\n", name.bytes,
+                             (int)name.bytes, name.at);
+        if (count >= (int)sizeof message) return 0;
+        command(subscriber, message, (size_t)count);
+    }
     struct room *room = &rooms[++room_count];
     room->name = checked(malloc(name.bytes + 1));
     memcpy(room->name, name.at, name.bytes);
@@ -415,12 +445,20 @@ static void identify(char id[21]) {
     id[20] = 0;
 }
 
+/* The loop that everything is compared with. `but` is left out. */
+static void deliver(struct text name, int but, const char *bytes, size_t count) {
+    uint32_t number = room_named(name, false);
+    if (!number) return;
+    const struct room *members = &rooms[number];
+    for (uint32_t i = 0; i < members->count; i++)
+        if (members->members[i] != but) put(members->members[i], bytes, count);
+}
+
 static void publish(int fd, struct text room, struct text event, struct text data, const char *id) {
-    uint32_t number = room_named((struct text){room.at + 1, room.bytes - 2}, false);
-    if (!number || room.bytes + event.bytes + data.bytes > MESSAGE_MAX) return;
+    if (room.bytes + event.bytes + data.bytes > MESSAGE_MAX) return;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    char *to = append_text(frame + 10, "42[");
+    char *to = append_text(frame + HEAD, "42[");
     to = append(to, event.at, event.bytes);
     *to++ = ',';
     to = append(to, data.at, data.bytes);
@@ -429,11 +467,29 @@ static void publish(int fd, struct text room, struct text event, struct text dat
     to += sprintf(to, ",\"from\":null,\"node\":\"%s\",\"ts\":%lld}]", node,
                   (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
     size_t total;
-    char *start = headed(frame + 10, (size_t)(to - frame - 10), 1, &total);
-    /* The loop that everything is compared with. */
-    const struct room *members = &rooms[number];
-    for (uint32_t i = 0; i < members->count; i++)
-        if (members->members[i] != fd) put(members->members[i], start, total);
+    char *start = headed(frame + HEAD, (size_t)(to - frame - HEAD), 1, &total);
+    struct text name = {room.at + 1, room.bytes - 2};
+    if (publisher < 0) {
+        deliver(name, fd, start, total);
+        return;
+    }
+    /* The command stands right in front of its argument. */
+    char head[HEAD];
+    int head_bytes = snprintf(head, sizeof head, "*3\r\n$7\r\nPUBLISH\r\n$%zu\r\n%.*s\r\n$%zu\r\n", name.bytes,
+                              (int)name.bytes, name.at, total);
+    if (head_bytes >= HEAD - 10) fail("a long name of a room");
+    memcpy(start - head_bytes, head, (size_t)head_bytes);
+    memcpy(start + total, "\r\n", 2);
+    command(publisher, start - head_bytes, (size_t)head_bytes + total + 2);
+}
+
+static void acknowledge(int fd, struct text ack, const char *id) {
+    char message[128], *to = append_text(message, "43");
+    to = append(to, ack.at, ack.bytes);
+    to = append_text(to, "[{\"ok\":true");
+    if (*id) to += sprintf(to, ",\"id\":\"%s\"", id);
+    to = append_text(to, "}]");
+    put_frame(fd, 1, message, (size_t)(to - message));
 }
 
 /* `42`, behind it an acknowledgement's number and the arguments. */
@@ -465,15 +521,73 @@ static bool on_event(int fd, const char *at, const char *end) {
         identify(id);
         publish(fd, room, of, data, id);
     }
-    if (ack.bytes) {
-        char message[128], *to = append_text(message, "43");
-        to = append(to, ack.at, ack.bytes);
-        to = append_text(to, "[{\"ok\":true");
-        if (*id) to += sprintf(to, ",\"id\":\"%s\"", id);
-        to = append_text(to, "}]");
-        put_frame(fd, 1, message, (size_t)(to - message));
+    if (*id && publisher >= 0) {
+        if (unanswered_end - unanswered_first == UNANSWERED) return false;
+        struct unanswered *last = &unanswered[unanswered_end++ % UNANSWERED];
+        last->fd = fd;
+        last->ack_bytes = (uint32_t)ack.bytes;
+        memcpy(last->ack, ack.at, ack.bytes);
+        memcpy(last->id, id, sizeof id);
+    } else if (ack.bytes) {
+        acknowledge(fd, ack, id);
     }
     return true;
+}
+
+/* What Redis answers a PUBLISH: a number, in a line of its own. */
+static void on_published(void) {
+    ssize_t got = recv(publisher, scratch, READ, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (got <= 0) fail("redis");
+    for (ssize_t i = 0; i < got; i++) {
+        if (scratch[i] == '-') fail("redis has an error");
+        if (scratch[i] != '\n' || unanswered_first == unanswered_end) continue;
+        const struct unanswered *next = &unanswered[unanswered_first++ % UNANSWERED];
+        if (next->ack_bytes && connections[next->fd].is_joined)
+            acknowledge(next->fd, (struct text){next->ack, next->ack_bytes}, next->id);
+    }
+}
+
+/* One of three arguments, `$n\r\n` and n bytes; of a SUBSCRIBE's answer the last is `:n`. NULL when it is not whole. */
+static const char *argument_of(const char *at, const char *end, struct text *out) {
+    const char *line = memchr(at, '\n', (size_t)(end - at));
+    if (!line) return NULL;
+    *out = (struct text){line + 1, 0};
+    if (*at == ':') return line + 1;
+    out->bytes = strtoul(at + 1, NULL, 10);
+    return (size_t)(end - out->at) < out->bytes + 2 ? NULL : out->at + out->bytes + 2;
+}
+
+static void on_subscribed(void) {
+    size_t held = heard ? heard->end : 0;
+    if (held) memcpy(scratch, heard->bytes, held);
+    ssize_t got = recv(subscriber, scratch + held, READ, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (got <= 0) fail("redis");
+    const char *at = scratch, *end = scratch + held + got;
+    while (end - at > 4) {
+        struct text kind, name, payload;
+        if (memcmp(at, "*3\r\n", 4)) fail("redis says what it should not");
+        const char *next = argument_of(at + 4, end, &kind);
+        if (next) next = argument_of(next, end, &name);
+        if (next) next = argument_of(next, end, &payload);
+        if (!next) break;
+        if (kind.bytes == 7) deliver(name, -1, payload.at, payload.bytes);
+        at = next;
+    }
+    if (heard) heard->end = 0;
+    if (at < end) heard = buffer_put(heard, at, (size_t)(end - at));
+}
+
+static int redis_at(uint16_t port) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address)) fail("redis");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event)) fail("epoll");
+    return fd;
 }
 
 static void sid(char out[21]) {
@@ -664,19 +778,20 @@ static void *reserved(size_t bytes) {
 }
 
 static int usage(void) {
-    fputs("usage: floor --port PORT [--mode send|queue]\n", stderr);
+    fputs("usage: floor --port PORT [--mode send|queue] [--redis PORT]\n", stderr);
     return 64;
 }
 
 int main(int argc, char **argv) {
-    long port = 0;
+    long port = 0, redis = 0;
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 == argc) return usage();
         if (!strcmp(argv[i], "--port")) port = strtol(argv[i + 1], NULL, 10);
+        else if (!strcmp(argv[i], "--redis")) redis = strtol(argv[i + 1], NULL, 10);
         else if (!strcmp(argv[i], "--mode") && !strcmp(argv[i + 1], "queue")) is_queueing = true;
         else if (strcmp(argv[i], "--mode") || strcmp(argv[i + 1], "send")) return usage();
     }
-    if (port < 1 || port > 65535) return usage();
+    if (port < 1 || port > 65535 || redis < 0 || redis > 65535) return usage();
 
     struct rlimit files;
     if (!getrlimit(RLIMIT_NOFILE, &files)) {
@@ -703,6 +818,10 @@ int main(int argc, char **argv) {
     poller = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
     if (poller < 0 || epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event)) fail("epoll");
+    if (redis) {
+        publisher = redis_at((uint16_t)redis);
+        subscriber = redis_at((uint16_t)redis);
+    }
     printf("ready on %ld\n", port);
     fflush(stdout);
 
@@ -715,6 +834,11 @@ int main(int argc, char **argv) {
             int fd = events[i].data.fd;
             if (fd == listener) {
                 on_connecting(listener);
+                continue;
+            }
+            if (fd == publisher || fd == subscriber) {
+                if (fd == publisher) on_published();
+                else on_subscribed();
                 continue;
             }
             if (events[i].events & EPOLLOUT && connections[fd].is_open) flush(fd);
