@@ -176,6 +176,10 @@ pub struct Sent {
     pub status: Status,
     /// How many messages were found expired on the way.
     pub expired: u64,
+    /// How many messages wait in the inbox with it; none are counted for a duplicate.
+    pub count: u64,
+    /// Their size, by [`Message::weight`].
+    pub bytes: u64,
 }
 
 /// What became of a message that was sent.

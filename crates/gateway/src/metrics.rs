@@ -8,6 +8,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+use tidegate_core::offline::{Quotas, Sent};
 use tidegate_core::registry::{EvictReason, Tended};
 use tidegate_core::{DisconnectReason, ErrorCode};
 
@@ -23,6 +24,9 @@ const SECONDS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
 ];
+
+/// How full an inbox can be: the last steps are where somebody should look before senders are refused.
+const FILL: &[f64] = &[0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0];
 
 /// Why a handshake or a socket is refused.
 const REFUSED: [&str; 9] = [
@@ -67,12 +71,14 @@ pub(crate) struct Metrics {
     pub(crate) takeover_seconds: Histogram,
     reaped: IntCounterVec,
     restored: IntCounter,
-    pub(crate) offline_stored: IntCounter,
+    offline_stored: IntCounter,
+    offline_fill: Histogram,
     pub(crate) offline_delivered: IntCounter,
     pub(crate) offline_acknowledged: IntCounter,
     pub(crate) offline_expired: IntCounter,
     offline_rejected: IntCounterVec,
     offline_limit: IntGaugeVec,
+    tls_renewals: IntCounterVec,
 }
 
 /// The metrics of one configured namespace, resolved.
@@ -208,6 +214,14 @@ impl Metrics {
                 "tidegate_offline_stored_total",
                 "Durable messages stored by this node.",
             )?,
+            offline_fill: {
+                let help = "How full the recipient's inbox is with each durable message stored: the larger of its \
+                    messages and its bytes, as a share of the most that it may hold.";
+                let options = HistogramOpts::new("tidegate_offline_fill_ratio", help).buckets(FILL.to_vec());
+                let family = Histogram::with_opts(options)?;
+                registry.register(Box::new(family.clone()))?;
+                family
+            },
             offline_delivered: counter(
                 "tidegate_offline_delivered_total",
                 "Durable messages handed to the outbox of a session, repetitions included.",
@@ -232,8 +246,17 @@ impl Metrics {
                  a sender a minute, messages given to a session and not acknowledged.",
                 "limit",
             )?,
+            tls_renewals: counters(
+                "tidegate_tls_renewals_total",
+                "Changed certificates of the client port that were read, by result; one that cannot be used leaves \
+                 the one before it in place.",
+                &["result"],
+            )?,
             registry,
         };
+        for result in ["ok", "failed"] {
+            metrics.tls_renewals.with_label_values(&[result]);
+        }
         for reason in DisconnectReason::ALL {
             metrics.disconnects.with_label_values(&[reason.as_str()]);
         }
@@ -334,6 +357,14 @@ impl Metrics {
         self.restored.inc_by(u64::try_from(sessions).unwrap_or(u64::MAX));
     }
 
+    pub(crate) fn offline_stored(&self, sent: &Sent, quotas: &Quotas) {
+        self.offline_stored.inc();
+        #[expect(clippy::cast_precision_loss, reason = "a share needs no exact integers")]
+        let share = |used: u64, max: u64| used as f64 / max.max(1) as f64;
+        let fill = share(sent.count, quotas.messages_max).max(share(sent.bytes, quotas.bytes_max));
+        self.offline_fill.observe(fill);
+    }
+
     pub(crate) fn offline_rejected(&self, code: ErrorCode) {
         self.offline_rejected.with_label_values(&[code.as_str()]).inc();
     }
@@ -371,6 +402,10 @@ impl Metrics {
         } else {
             self.broker_seconds.with_label_values(&[command]).observe(seconds);
         }
+    }
+
+    pub(crate) fn tls_renewed(&self, result: &str) {
+        self.tls_renewals.with_label_values(&[result]).inc();
     }
 
     pub(crate) fn lease_renewed(&self, result: &str) {

@@ -167,7 +167,7 @@ fn stored(node: &Inner, outcome: Result<Sent, SendError>) -> Result<Sent, Option
     match outcome {
         Ok(sent) => {
             if sent.status != Status::Duplicate {
-                node.metrics.offline_stored.inc();
+                node.metrics.offline_stored(&sent, &node.options.offline.quotas);
             }
             node.metrics.offline_expired.inc_by(sent.expired);
             Ok(sent)

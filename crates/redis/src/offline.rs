@@ -160,7 +160,8 @@ impl Inboxes {
             "duplicate" => Status::Duplicate,
             _ => return None,
         };
-        Some(Ok(Sent { serial: Serial::parse(&what)?, status, expired }))
+        let (count, bytes) = (next(&mut answer)?, next(&mut answer)?);
+        Some(Ok(Sent { serial: Serial::parse(&what)?, status, expired, count, bytes }))
     }
 
     async fn open(&self, holder: &Holder) -> Result<Serial, HolderError> {

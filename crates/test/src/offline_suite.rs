@@ -120,6 +120,9 @@ pub async fn what_is_sent_is_read_in_order(cluster: &impl Cluster) {
         let store = if number % 2 == 0 { &here } else { &there };
         let sent = sent(store, letter("bob", &number.to_string())).await;
         assert_eq!((sent.status, sent.expired), (Status::Stored, 0));
+        let stored = stored(store, "bob").await;
+        assert_eq!((sent.count, sent.bytes), (number + 1, stored.bytes));
+        assert_eq!(stored.count, number + 1);
         serials.push(sent.serial);
     }
     let from_ann = Letter { event: "hi".into(), ..letter_of(&ann, "bob", "10") };

@@ -97,7 +97,8 @@ impl Inboxes {
         if let Some(known) = key.as_ref().and_then(|key| inbox.known.get(key))
             && now_ms < known.expires_ms
         {
-            let sent = Sent { serial: known.serial, status: Status::Duplicate, expired: 0 };
+            let sent =
+                Sent { serial: known.serial, status: Status::Duplicate, expired: 0, count: 0, bytes: 0 };
             return Ok((sent, None));
         }
         let expired = inbox.expire(now_ms);
@@ -126,7 +127,8 @@ impl Inboxes {
             let known = Known { serial, expires_ms: now_ms.saturating_add(millis(quotas.id_ttl)) };
             inbox.known.insert(key, known);
         }
-        Ok((Sent { serial, status: Status::Stored, expired }, Some((message, before))))
+        let (count, bytes) = (inbox.messages.len() as u64, inbox.bytes);
+        Ok((Sent { serial, status: Status::Stored, expired, count, bytes }, Some((message, before))))
     }
 
     /// The latest serial of an inbox.

@@ -8,8 +8,8 @@
 -- ARGV[8] '1' to write something in any case, so that whoever waits for replicas waits for what was there, too
 -- ARGV[9] most bytes of a message that nodes are told along with its arrival
 --
--- Returns { 'live' or 'stored' or 'duplicate', serial, how many expired }, or { 'full', 'messages' or 'bytes', how many
--- expired }.
+-- Returns { 'live' or 'stored' or 'duplicate', serial, how many expired, how many wait now, their bytes }, or { 'full',
+-- 'messages' or 'bytes', how many expired }.
 -- Most sessions that one word to a node names.
 local SESSIONS_MAX = 128
 
@@ -19,13 +19,14 @@ if KEYS[5] then
     if ARGV[8] == '1' then
       redis.call('SET', KEYS[5], first, 'KEEPTTL')
     end
-    return { 'duplicate', first, 0 }
+    return { 'duplicate', first, 0, 0, 0 }
   end
 end
 
 local expired = expire()
 local weight = #ARGV[3]
-if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[5]) then
+local count = redis.call('XLEN', KEYS[2])
+if count >= tonumber(ARGV[5]) then
   return { 'full', 'messages', expired }
 end
 if inbox().bytes + weight > tonumber(ARGV[6]) then
@@ -77,4 +78,4 @@ for _, node in ipairs(nodes) do
     redis.call('PUBLISH', ARGV[1] .. node .. '}:ch', cmsgpack.pack({ v = 1, kind = { Arrived = message } }))
   end
 end
-return { #nodes > 0 and 'live' or 'stored', serial, expired }
+return { #nodes > 0 and 'live' or 'stored', serial, expired, count + 1, known.bytes }
