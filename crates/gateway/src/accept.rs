@@ -172,7 +172,7 @@ fn is_peers_fault(error: &io::Error) -> bool {
 /// kinds come to a port, and are no business of a log's.
 async fn secure(
     stream: TcpStream,
-    Credentials(config): Credentials,
+    Credentials { config, .. }: Credentials,
     metrics: Arc<Metrics>,
     closing: CancellationToken,
 ) -> Option<Socket> {

@@ -390,6 +390,11 @@ impl Node {
         self.0.metrics.text()
     }
 
+    /// Counts a changed certificate of the client port, which could be used or not.
+    pub fn certificate_renewed(&self, usable: bool) {
+        self.0.metrics.tls_renewed(if usable { "ok" } else { "failed" });
+    }
+
     /// Resolves when the node must stop because another live process has its id.
     pub async fn fatal(&self) -> PulseError {
         let mut fatal = self.0.fatal.subscribe();

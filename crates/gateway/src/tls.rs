@@ -1,22 +1,46 @@
 //! What the client port is made of where it speaks TLS: a certificate, its key, and nothing that has to be chosen.
 //!
+//! A certificate is renewed in place: new handshakes are shown the new one, and connections stay as they are.
+//!
 //! TLS 1.3 and 1.2, with rustls's defaults for everything that is safe by default. Absent on purpose: client
 //! certificates, early data (which can be replayed), and HTTP/2, over which no client opens a WebSocket here.
 
+use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls::ServerConfig;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 
 /// The only protocol inside TLS that is spoken.
 const HTTP_1: &[u8] = b"http/1.1";
 
-/// A certificate and its key, ready to be shown to clients.
+/// A certificate and its key, ready to be shown to clients. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Credentials(pub(crate) Arc<ServerConfig>);
+pub struct Credentials {
+    pub(crate) config: Arc<ServerConfig>,
+    shown: Arc<Shown>,
+}
+
+/// What the next handshake is shown.
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+/// Nothing of a key.
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown(..)")
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read()))
+    }
+}
 
 /// Why there is no TLS with these files. Nothing of a key is ever in the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,32 +59,46 @@ impl Credentials {
     /// # Errors
     /// When either is not what it should be, or they do not belong together.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, Error> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
-        let chain = match chain {
-            Ok(chain) if chain.is_empty() => {
-                return Err(Error::Certificate("holds no certificate in PEM".to_owned()));
-            }
-            Ok(chain) => chain,
-            Err(fault) => return Err(Error::Certificate(format!("is not PEM: {}", broken(&fault)))),
-        };
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| Error::Key(keyless(&fault, key)))?;
         let provider = Arc::new(ring::default_provider());
+        let certified = certified(certificates, key, &provider)?;
+        let shown = Arc::new(Shown(RwLock::new(Arc::new(certified))));
         let tickets =
             ring::Ticketer::new().map_err(|fault| Error::Key(format!("cannot be used: {fault}")))?;
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|fault| Error::Key(format!("cannot be used: {fault}")))?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(unusable);
-        let mut config = config?;
+            .with_cert_resolver(Arc::clone(&shown) as _);
         config.alpn_protocols = vec![HTTP_1.to_vec()];
         // A client that polls opens two or three connections to the same node: with a ticket only the first costs a
         // signature. The node keeps nothing of them.
         config.ticketer = tickets;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), shown })
     }
+
+    /// Shows a new certificate from the next handshake on, under the same conditions as the first.
+    ///
+    /// # Errors
+    /// As for [`Credentials::from_pem`]; then the one before stays.
+    pub fn renew(&self, certificates: &[u8], key: &[u8]) -> Result<(), Error> {
+        let certified = certified(certificates, key, self.config.crypto_provider())?;
+        *self.shown.0.write() = Arc::new(certified);
+        Ok(())
+    }
+}
+
+fn certified(certificates: &[u8], key: &[u8], provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates).collect();
+    let chain = match chain {
+        Ok(chain) if chain.is_empty() => {
+            return Err(Error::Certificate("holds no certificate in PEM".to_owned()));
+        }
+        Ok(chain) => chain,
+        Err(fault) => return Err(Error::Certificate(format!("is not PEM: {}", broken(&fault)))),
+    };
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|fault| Error::Key(keyless(&fault, key)))?;
+    CertifiedKey::from_der(chain, key, provider).map_err(unusable)
 }
 
 /// What is broken, without what it says of the text: that may be part of a key.
@@ -158,7 +196,7 @@ pub(crate) mod testing {
     ) -> (Socket, TlsStream<TcpStream>) {
         let (server, client) = narrow_pair().await;
         let connector = connector(version);
-        let secured = Socket::secure(server, credentials().0);
+        let secured = Socket::secure(server, credentials().config);
         let name = "localhost".try_into().unwrap();
         let (secured, client) = tokio::join!(secured, connector.connect(name, client));
         (secured.unwrap(), client.unwrap())

@@ -8,7 +8,8 @@
 //! - `requests`: what the adapter's servers ask of each other, on the same wire.
 //! - `url`: which URLs can be used, and how much of one is shown.
 //! - `server`: where Redis is and how a connection to it is made, `sentinel` who knows where it is; `commands`: the connection for commands.
-//! - `line`: the connection for publications and subscriptions, whose wire, `resp`, is our own.
+//! - `line`: the connection for publications and subscriptions, whose wire, `resp`, is our own; `stream`: its socket, over
+//!   TLS or not.
 //! - `outbound`: the queue of publications.
 //! - `subscriptions`: the wanted topics, and the line that is subscribed to them.
 //! - `inbound`: what that line brings, on its way to the subscriber.
@@ -51,9 +52,11 @@ mod scripts;
 mod sentinel;
 mod server;
 mod settling;
+mod stream;
 mod subscriptions;
 mod url;
 
 pub use broker::RedisBroker;
 pub use options::{ConnectError, Options};
+pub use stream::check_authorities;
 pub use url::{check_url, masked};

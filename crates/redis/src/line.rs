@@ -6,20 +6,18 @@
 //! one read, and what a node was subscribed to when it published is what it was subscribed to on this connection.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::{Mutex, MutexGuard};
-use socket2::SockRef;
 use tidegate_core::broker::Done;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::resp::{self, Frame};
+use crate::stream::Stream;
 
 /// What is read at a time, and what the buffer goes back to after a large message.
 const READ_BYTES: usize = 16 * 1024;
@@ -62,7 +60,7 @@ struct Wire {
 
 /// The connection.
 pub(crate) struct Line {
-    socket: TcpStream,
+    socket: Stream,
     wire: Mutex<Wire>,
     /// Whether something is unsent. Read without the lock by the task that would send it.
     blocked: AtomicBool,
@@ -94,7 +92,7 @@ pub(crate) trait Sink {
 }
 
 impl Line {
-    pub(crate) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: Stream) -> Self {
         Self {
             socket,
             wire: Mutex::default(),
@@ -200,6 +198,11 @@ impl Line {
                 }
             }
         }
+        match self.socket.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => self.broken.cancel(),
+            Ok(()) => {}
+        }
         wire.unsent.clear();
         wire.unsent.shrink_to(WRITE_BYTES_KEPT);
         wire.taken = 0;
@@ -290,26 +293,14 @@ impl Line {
 
     /// Reads once. True if there may be more.
     fn poll_read(&self, context: &mut Context<'_>, buffer: &mut Buffer) -> Poll<Result<bool, &'static str>> {
-        loop {
-            ready!(self.socket.poll_read_ready(context)).map_err(|_| BROKE)?;
-            let room = buffer.room();
-            let (asked, mut count) = (room.len(), None);
-            let read = self.socket.try_io(Interest::READABLE, || {
-                let read = (&*SockRef::from(&self.socket)).read(room)?;
-                count = Some(read);
-                // The socket is empty, and says so when it is not any more: that saves asking again.
-                if read < asked { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (count, read) {
-                (Some(0), _) => return Poll::Ready(Err("disconnected")),
-                (Some(count), _) => {
-                    self.heard.fetch_add(1, Ordering::Relaxed);
-                    buffer.end += count;
-                    return Poll::Ready(Ok(count == asked));
-                }
-                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                (None, _) => return Poll::Ready(Err("disconnected")),
+        let room = buffer.room();
+        let asked = room.len();
+        match ready!(self.socket.poll_read(context, room)) {
+            Ok(0) | Err(_) => Poll::Ready(Err("disconnected")),
+            Ok(count) => {
+                self.heard.fetch_add(1, Ordering::Relaxed);
+                buffer.end += count;
+                Poll::Ready(Ok(count == asked))
             }
         }
     }
@@ -446,7 +437,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use tidegate_core::broker::Error;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
     use tokio::task::JoinSet;
 
@@ -497,7 +488,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (near, far) =
                 tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-            let line = Arc::new(Line::new(near.unwrap()));
+            let line = Arc::new(Line::new(Stream::plain(near.unwrap())));
             let (tell, told) = mpsc::channel(16);
             let mut reading = JoinSet::new();
             reading.spawn({

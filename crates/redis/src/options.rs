@@ -7,8 +7,11 @@ use tidegate_core::{Incarnation, NodeId};
 /// How [`RedisBroker`](crate::RedisBroker) reaches Redis and what it is called there.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `redis://[[user]:password@]host[:port][/db]`, or `redis+sentinel://` with several hosts and the master's name; [`check_url`](crate::check_url) says whether it can be used.
+    /// `redis://[[user]:password@]host[:port][/db]`, `rediss://` for the same over TLS, or `redis+sentinel://` with several hosts
+    /// and the master's name; [`check_url`](crate::check_url) says whether it can be used.
     pub url: String,
+    /// Whose certificates are believed with `rediss://`, in PEM; those of the system if none are given.
+    pub tls_ca: Option<Vec<u8>>,
     /// Before every key and channel of Tidegate's own. It must not hold a brace: what stands in the first braces of a
     /// key decides where Redis Cluster keeps it.
     pub prefix: String,
@@ -35,6 +38,7 @@ impl Options {
     pub fn new(url: &str, node: NodeId) -> Self {
         Self {
             url: url.to_owned(),
+            tls_ca: None,
             prefix: "tidegate".to_owned(),
             adapter_prefix: "socket.io".to_owned(),
             connect_timeout: Duration::from_secs(10),

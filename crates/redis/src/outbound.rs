@@ -386,6 +386,7 @@ mod tests {
 
     use super::*;
     use crate::line::Sink;
+    use crate::stream::Stream;
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -433,7 +434,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-            let line = Arc::new(Line::new(near.unwrap()));
+            let line = Arc::new(Line::new(Stream::plain(near.unwrap())));
             let (reading, mut broker) = (Arc::clone(&line), Broker(Arc::clone(&self.outbound)));
             self.reading.spawn(async move {
                 reading.read(&mut broker).await;

@@ -1,6 +1,7 @@
 //! Where Redis is, and how one connection to it is made.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{FutureExt as _, select_ok};
@@ -8,7 +9,9 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, ProtocolVersion, PushInfo, RedisError,
+    TlsCertificates,
 };
+use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive as Keepalive};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +21,7 @@ use crate::line::Line;
 use crate::options::{ConnectError, Options};
 use crate::resp::{self, Token};
 use crate::sentinel;
+use crate::stream::{self, Stream};
 use crate::url::{self, Target, masked};
 
 /// The oldest Redis, and what Valkey of any version claims to be at least, as major and minor version.
@@ -43,6 +47,8 @@ pub(crate) struct Session {
 pub(crate) struct Server {
     target: Target,
     masked: String,
+    /// For a URL that asks for TLS.
+    tls: Option<Arc<ClientConfig>>,
     attempt_timeout: Duration,
     fence_after: Duration,
     connection_name: String,
@@ -51,15 +57,26 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn parse(options: &Options) -> Result<Self, ConnectError> {
         let masked = masked(&options.url);
-        let Target { info, sentinels } =
-            url::parse(&options.url).map_err(|reason| ConnectError::Url { url: masked.clone(), reason })?;
+        let unusable = |reason| ConnectError::Url { url: masked.clone(), reason };
+        let Target { mut info, sentinels } = url::parse(&options.url).map_err(unusable)?;
+        let mut tls = None;
+        if let ConnectionAddr::TcpTls { .. } = info.addr() {
+            tls = Some(stream::trusting(options.tls_ca.as_deref()).map_err(unusable)?);
+            // The library asks the system by itself.
+            if let Some(authorities) = &options.tls_ca {
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(authorities.clone()) };
+                let client = redis::Client::build_with_tls(info, certificates);
+                info = client.map_err(|fault| unusable(fault.to_string()))?.get_connection_info().clone();
+            }
+        }
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         Ok(Self {
             target: Target { info: info.set_redis_settings(settings), sentinels },
-            masked,
+            tls,
             attempt_timeout: options.command_timeout.min(options.connect_timeout),
             fence_after: options.fence_after,
             connection_name: keys::connection_name(&options.incarnation),
+            masked,
         })
     }
 
@@ -123,7 +140,8 @@ impl Server {
     pub(crate) async fn dial(&self) -> Result<Line, RedisError> {
         // Each sentinel is given its own time.
         let info = self.info().await?;
-        let ConnectionAddr::Tcp(host, port) = info.addr() else {
+        let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) = info.addr()
+        else {
             // The URLs that are taken have no other.
             return Err(RedisError::from((ErrorKind::InvalidClientConfig, "not an address of TCP")));
         };
@@ -141,6 +159,10 @@ impl Server {
             socket.set_tcp_keepalive(&Keepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
             socket.set_tcp_user_timeout(Some(self.fence_after))?;
             socket.set_linger(Some(Duration::ZERO))?;
+            let stream = match &self.tls {
+                None => Stream::plain(stream),
+                Some(config) => Stream::secure(stream, host, Arc::clone(config)).await?,
+            };
             Ok(Line::new(stream))
         };
         let timed_out = |_| RedisError::from((ErrorKind::Io, "the server could not be reached in time"));

@@ -7,6 +7,9 @@ use crate::sentinel::{self, Sentinels};
 /// What a URL looks like, for messages.
 const FORM: &str = "redis://[[user]:password@]host[:port][/db]";
 
+/// What follows an address in a URL that asks the library to believe any certificate. It is not taken.
+const INSECURE: char = '#';
+
 /// What the URL of a master looks like that sentinels know.
 const SENTINEL_FORM: &str = "redis+sentinel://[[user]:password@]host[:port],host[:port]/master-name[/db]";
 
@@ -31,8 +34,16 @@ pub(crate) fn parse(url: &str) -> Result<Target, String> {
         Some(("redis", rest)) if !rest.is_empty() => {
             Ok(Target { info: connection_info(url)?, sentinels: None })
         }
+        Some(("rediss", rest)) if !rest.is_empty() => {
+            if rest.contains(INSECURE) {
+                return Err(format!(
+                    "must not hold a {INSECURE}: certificates are always looked at; %23 stands for one"
+                ));
+            }
+            Ok(Target { info: connection_info(url)?, sentinels: None })
+        }
         Some(("redis+sentinel", rest)) if !rest.is_empty() => parse_sentinel(rest),
-        Some((scheme @ ("rediss" | "redis+cluster" | "rediss+cluster" | "rediss+sentinel"), _)) => {
+        Some((scheme @ ("redis+cluster" | "rediss+cluster" | "rediss+sentinel"), _)) => {
             Err(format!("{scheme}:// is not supported by this version; {FORM} is"))
         }
         _ => Err(format!("must be a URL such as {FORM}")),
@@ -167,6 +178,7 @@ mod tests {
             "redis://h:1/2",
             "redis://u:p@[::1]",
             "redis://:p%3Fw@h/0",
+            "rediss://u:p@h:1/2",
             "redis+sentinel://a/main",
             "redis+sentinel://u:p@a:1,[::1],b/main/2",
         ] {
@@ -187,7 +199,8 @@ mod tests {
             ("redis+sentinel://a/m/0/1", "too many parts"),
             ("redis+sentinel://:secret@a/m/db", "Invalid database number"),
             ("rediss+sentinel://a,b/m", "rediss+sentinel:// is not supported by this version"),
-            ("rediss://h", "rediss:// is not supported by this version"),
+            ("rediss://", "must be a URL such as redis://"),
+            ("rediss://h/#insecure", "certificates are always looked at"),
             ("redis://:secret@h/db", "Invalid database number"),
             ("redis://h/99x", "Invalid database number"),
             ("redis://:sec?ret@h", "did not parse"),

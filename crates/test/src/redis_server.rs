@@ -23,9 +23,19 @@ const SLOTS: u16 = 16_384;
 pub struct RedisServer {
     port: u16,
     directory: PathBuf,
-    /// Whether it is a Redis Cluster of its own.
-    cluster: bool,
+    kind: Kind,
     child: Child,
+}
+
+/// What is special about a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nothing.
+    Plain,
+    /// It is a Redis Cluster of its own.
+    Cluster,
+    /// It speaks TLS on this port, too.
+    Secure(u16),
 }
 
 impl RedisServer {
@@ -35,7 +45,7 @@ impl RedisServer {
     /// When there is none, or it does not come up: a suite without its server has proven nothing.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_as(false)
+        Self::start_as(|| Kind::Plain)
     }
 
     /// Starts one that is a Redis Cluster all by itself: it owns every slot and insists on a cluster's rules, such as
@@ -45,7 +55,7 @@ impl RedisServer {
     /// As [`RedisServer::start`].
     #[must_use]
     pub fn start_cluster() -> Self {
-        let server = Self::start_as(true);
+        let server = Self::start_as(|| Kind::Cluster);
         // Slot by slot in many commands: older servers know no ranges, and take so much in a line.
         for begin in (0..SLOTS).step_by(1024) {
             let slots: String = (begin..begin + 1024).map(|slot| format!(" {slot}")).collect();
@@ -60,13 +70,23 @@ impl RedisServer {
         server
     }
 
-    fn start_as(cluster: bool) -> Self {
+    /// Starts one that speaks TLS as well, at [`RedisServer::secure_url`], with the certificate of the tests' nodes.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`].
+    #[must_use]
+    pub fn start_secure() -> Self {
+        Self::start_as(|| Kind::Secure(next_port()))
+    }
+
+    fn start_as(kind: impl Fn() -> Kind) -> Self {
         for _ in 0..20 {
             let port = next_port();
             let directory =
                 std::env::temp_dir().join(format!("tidegate-redis-{}-{port}", std::process::id()));
             fs::create_dir_all(&directory).expect("a temporary directory can be made");
-            let mut server = Self { port, child: spawn(port, &directory, cluster), directory, cluster };
+            let kind = kind();
+            let mut server = Self { port, child: spawn(port, &directory, kind), directory, kind };
             if server.wait_until_up() {
                 return server;
             }
@@ -78,6 +98,16 @@ impl RedisServer {
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Where one that speaks TLS does.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    pub fn secure_url(&self) -> String {
+        let Kind::Secure(port) = self.kind else { panic!("it speaks no TLS") };
+        format!("rediss://localhost:{port}")
     }
 
     /// Its port on 127.0.0.1.
@@ -126,7 +156,7 @@ impl RedisServer {
     pub fn restart(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
-            self.child = spawn(self.port, &self.directory, self.cluster);
+            self.child = spawn(self.port, &self.directory, self.kind);
             if self.wait_until_up() {
                 return;
             }
@@ -204,13 +234,26 @@ pub(crate) fn next_port() -> u16 {
         + u16::try_from(random % u64::from(PORTS.end - PORTS.start)).expect("less than the range is long")
 }
 
-fn spawn(port: u16, directory: &PathBuf, cluster: bool) -> Child {
+fn spawn(port: u16, directory: &PathBuf, kind: Kind) -> Child {
     let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-    let spawned = Command::new(&program)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+    let mut command = Command::new(&program);
+    if let Kind::Secure(port) = kind {
+        let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/certificates");
+        command
+            .args(["--tls-port", &port.to_string(), "--tls-auth-clients", "no"])
+            .args(["--tls-cert-file", &format!("{certificates}/server.pem")])
+            .args(["--tls-key-file", &format!("{certificates}/server.key")])
+            .args(["--tls-ca-cert-file", &format!("{certificates}/ca.pem")])
+            // The second one is an address that the certificate does not name.
+            .args(["--bind", "127.0.0.1", "127.0.0.2"]);
+    } else {
+        command.args(["--bind", "127.0.0.1"]);
+    }
+    let spawned = command
+        .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory)
-        .args(["--cluster-enabled", if cluster { "yes" } else { "no" }])
+        .args(["--cluster-enabled", if kind == Kind::Cluster { "yes" } else { "no" }])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -18,6 +18,7 @@ use tidegate_redis::{ConnectError, Options, RedisBroker};
 use tidegate_test::broker_suite::{
     self as suite, Cluster, Event, LEASE_TTL, Node, PATIENCE, Recorder, outcomes, publish, room, settled, to,
 };
+use tidegate_test::cluster::AUTHORITY;
 use tidegate_test::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,19 +37,26 @@ impl Cluster for MemoryCluster {
     }
 }
 
-struct RedisCluster(RedisServer);
+/// On a server, and whether nodes meet there over TLS.
+struct RedisCluster(RedisServer, bool);
 
 impl RedisCluster {
     fn start() -> Self {
-        Self(RedisServer::start())
+        Self(RedisServer::start(), false)
+    }
+
+    fn start_secure() -> Self {
+        Self(RedisServer::start_secure(), true)
     }
 
     fn options(&self, name: &str) -> Options {
+        let url = if self.1 { self.0.secure_url() } else { self.0.url() };
         Options {
+            tls_ca: self.1.then(|| AUTHORITY.into()),
             // A busy machine must not look like a broken connection, except where a test asks for one.
             command_timeout: Duration::from_secs(10),
             fence_after: Duration::from_secs(10),
-            ..Options::new(&self.0.url(), NodeId::parse(name).unwrap())
+            ..Options::new(&url, NodeId::parse(name).unwrap())
         }
     }
 
@@ -77,6 +85,12 @@ macro_rules! contract {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
                 super::suite::$test(&super::RedisCluster::start()).await;
+            })*
+        }
+        mod on_redis_over_tls {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::suite::$test(&super::RedisCluster::start_secure()).await;
             })*
         }
     };
@@ -123,7 +137,34 @@ async fn published(node: &Node, publication: &tidegate_core::Publication) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_is_reconnected_to_and_every_subscription_restored() {
-    let mut cluster = RedisCluster::start();
+    killed(RedisCluster::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_over_tls() {
+    killed(RedisCluster::start_secure()).await;
+}
+
+/// Two authorities that nobody asked, a host that no certificate names, and a server without TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_believed_is_not_used() {
+    let cluster = RedisCluster::start_secure();
+    let stranger = include_bytes!("../certificates/renewed.pem");
+    let by_number = cluster.0.secure_url().replace("localhost", "127.0.0.2");
+    let in_clear = format!("rediss://localhost:{}", cluster.0.port());
+    for options in [
+        Options { tls_ca: Some(stranger.to_vec()), ..cluster.options("a") },
+        Options { url: by_number, ..cluster.options("a") },
+        Options { url: in_clear, ..cluster.options("a") },
+    ] {
+        let options = Options { connect_timeout: Duration::from_millis(500), ..options };
+        let refused = RedisBroker::connect(options, Arc::new(Recorder::default())).await.err();
+        assert!(matches!(refused, Some(ConnectError::Unreachable { .. })), "{refused:?}");
+    }
+    cluster.node("a").await.broker.close().await;
+}
+
+async fn killed(mut cluster: RedisCluster) {
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
     let topics: Vec<_> = (0..2500).map(|number| room(&format!("r{number}"))).collect();
     b.broker.subscribe(topics).await.unwrap();

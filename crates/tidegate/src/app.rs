@@ -3,6 +3,7 @@
 mod build;
 mod control;
 mod ports;
+mod renewal;
 mod signals;
 
 use std::net::SocketAddr;
@@ -173,6 +174,10 @@ impl App {
             }
             let tls = config.server.tls.is_some();
             tracing::info!(node = %seat.id, listen = %seat.listen, tls, admin = %seat.admin, "ready");
+        }
+        if let Some(tls) = &config.server.tls {
+            let nodes = self.nodes().map(|(_, node)| node).collect();
+            self.tasks.spawn(renewal::watch(tls.clone(), nodes, self.stop.clone()));
         }
         Ok(())
     }

@@ -191,7 +191,7 @@ async fn what_is_no_hello_is_told_so() {
     for garbage in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), &[0x16, 3, 1, 0xff, 0xff, 1], &[0; 64]] {
         let (server, mut peer) = narrow_pair().await;
         peer.write_all(garbage).await.unwrap();
-        let refused = limited(Socket::secure(server, credentials().0)).await.unwrap_err();
+        let refused = limited(Socket::secure(server, credentials().config)).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{refused}");
         let mut told = Vec::new();
         // The rest of what it sent was not read, so that this may end in a reset.
@@ -205,7 +205,7 @@ async fn whoever_hangs_up_within_the_handshake_is_refused() {
     let (server, mut peer) = narrow_pair().await;
     peer.write_all(&[0x16, 3, 1, 1, 0]).await.unwrap();
     drop(peer);
-    let refused = limited(Socket::secure(server, credentials().0)).await.unwrap_err();
+    let refused = limited(Socket::secure(server, credentials().config)).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof, "{refused}");
 }
 
@@ -225,7 +225,7 @@ async fn an_endless_hello_is_refused() {
         }
         peer
     };
-    let secured = Socket::secure(server, credentials().0);
+    let secured = Socket::secure(server, credentials().config);
     let refused = limited(async { tokio::join!(secured, flooding).0 }).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{refused}");
 }
@@ -259,7 +259,7 @@ async fn a_handshake_and_records_that_come_byte_by_byte_arrive() {
             echoed
         };
         let serving = async {
-            let socket = Socket::secure(server, credentials().0).await.unwrap();
+            let socket = Socket::secure(server, credentials().config).await.unwrap();
             let read = read_in_all_sizes(&socket).await;
             socket.write_all(&read).await.unwrap();
             socket.finish();
@@ -385,7 +385,7 @@ async fn a_ticket_spares_the_next_connection_the_certificate() {
         let connector = connector(version);
         let kind = async || {
             let (server, client) = narrow_pair().await;
-            let secured = Socket::secure(server, Arc::clone(&credentials.0));
+            let secured = Socket::secure(server, Arc::clone(&credentials.config));
             let connecting = async {
                 let mut client = connector.connect("localhost".try_into().unwrap(), client).await.unwrap();
                 // Tickets come behind the handshake.

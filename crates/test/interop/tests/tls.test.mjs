@@ -3,7 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { once as emitted } from 'node:events';
+import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import https from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import tls from 'node:tls';
 import { describe, test } from '../lib/test.mjs';
 import { ask, client, connect, connected, inbox, MESSAGE_PACK, once, POLLING, refused, transport, upgraded, WEBSOCKET } from '../lib/client.mjs';
@@ -147,6 +150,56 @@ describe('a client port over TLS', OPTIONS, () => {
     // Nobody is disturbed, and nothing is said about it.
     assert.equal((await ask(await connect(stage, node.url, TRUSTING), 'heartbeat', null)).ok, true);
     assert.doesNotMatch(node.log, /"WARN"|"ERROR"/);
+  });
+});
+
+describe('a certificate that is renewed', OPTIONS, () => {
+  /** The name in the certificate that the next handshake is shown. */
+  async function shown(stage, port) {
+    const socket = tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false });
+    stage.defer(() => socket.destroy());
+    await limited('TLS connects', emitted(socket, 'secureConnect'));
+    return socket.getPeerCertificate().subject.CN;
+  }
+
+  test('is shown to whoever comes next, and nobody is disturbed', async (t) => {
+    const stage = stageOf(t);
+    // As Kubernetes mounts a Secret: the files are links into a directory that is itself a link, which is exchanged.
+    const home = await mkdtemp(join(tmpdir(), 'tidegate-tls-'));
+    stage.defer(() => rm(home, { recursive: true, force: true }));
+    let version = 0;
+    const show = async (cert, key) => {
+      version += 1;
+      await mkdir(join(home, `v${version}`));
+      await writeFile(join(home, `v${version}`, 'tls.crt'), cert);
+      await writeFile(join(home, `v${version}`, 'tls.key'), key);
+      await symlink(`v${version}`, join(home, 'next'));
+      await rename(join(home, 'next'), join(home, 'data'));
+    };
+    const [first, firstKey, second, secondKey] = await Promise.all(['server.pem', 'server.key', 'renewed.pem', 'renewed.key'].map((name) => readFile(certificate(name))));
+    await show(first, firstKey);
+    for (const name of ['tls.crt', 'tls.key']) await symlink(join('data', name), join(home, name));
+    const node = await secure(stage, { server: { tls: { cert: join(home, 'tls.crt'), key: join(home, 'tls.key') } } });
+    const early = await connect(stage, node.url, { ...TRUSTING, ...WEBSOCKET });
+    const renewals = (result) => node.metric('tidegate_tls_renewals_total', { result });
+    assert.equal(await shown(stage, node.port), 'localhost');
+
+    // A certificate without its key is not used, and is told once.
+    await show(second, firstKey);
+    await until('it is found to be of no use', async () => (await renewals('failed')) === 1);
+    assert.equal(await shown(stage, node.port), 'localhost');
+    await until('it is told', () => /server\.tls\.key is not the key of the first certificate/.test(node.log));
+
+    await show(second, secondKey);
+    await until('it is shown', async () => (await shown(stage, node.port)) === 'renewed', 10_000);
+    await until('it is counted', async () => (await renewals('ok')) === 1);
+    assert.equal(await renewals('failed'), 1);
+    const late = await connect(stage, node.url, { ca: second, ...WEBSOCKET });
+    await ask(late, 'join', 'r');
+    const heard = once(late, 'message');
+    assert.equal((await ask(early, 'publish', { room: 'r', data: 'still here' })).ok, true);
+    assert.equal((await heard)[0], 'still here');
+    assert.doesNotMatch(node.log, /BEGIN/);
   });
 });
 

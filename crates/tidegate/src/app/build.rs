@@ -67,6 +67,7 @@ async fn ports(
     };
     let options = tidegate_redis::Options {
         url: redis.url.clone(),
+        tls_ca: redis.tls_ca.clone(),
         prefix: redis.prefix.clone(),
         adapter_prefix: redis.adapter_prefix.clone(),
         connect_timeout: redis.connect_timeout,
@@ -108,7 +109,7 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation, page: O
                 .map(|network| network.parse().expect("the configuration checks networks"))
                 .collect(),
             connections_max: server.connections_max,
-            tls: server.tls.clone(),
+            tls: server.tls.as_ref().map(|tls| tls.credentials.clone()),
             page,
         },
         limits: Limits {

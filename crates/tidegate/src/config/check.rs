@@ -143,7 +143,7 @@ mod tests {
                 redis_url,
                 &["redis://h", "redis://u:p@h:1/0"],
                 &[
-                    "rediss://h",
+                    "rediss+sentinel://h/m",
                     "redis+cluster://h",
                     "h:6379",
                     "redis://",

@@ -14,6 +14,7 @@ mod tls;
 mod value;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate_core::NodeId;
@@ -97,7 +98,18 @@ pub struct Server {
     /// Most connections.
     pub connections_max: usize,
     /// What the client port shows over TLS, if it speaks it.
-    pub tls: Option<Credentials>,
+    pub tls: Option<Tls>,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// What the files held.
+    pub credentials: Credentials,
+    /// The certificates.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
 }
 
 /// `[engine]`
@@ -126,6 +138,8 @@ pub struct Engine {
 pub struct Redis {
     /// With its password.
     pub url: String,
+    /// The authorities whose certificates are believed, in PEM.
+    pub tls_ca: Option<Vec<u8>>,
     /// Of our own keys.
     pub prefix: String,
     /// Of the adapter's channels.
@@ -221,23 +235,32 @@ impl Config {
         let mut settings = Settings::read(sources);
         let auth = auth::read(&mut settings);
         let tls = tls::read(&mut settings);
+        let authorities = tls::read_authorities(&mut settings);
         // Five seconds are plenty for a client that has its token at hand, and short for one that has none.
         let connect_timeout_ms = if matches!(auth, Some(Auth::Jwt(_))) { 5_000 } else { 45_000 };
         settings.derive("engine.connect_timeout_ms", Value::Number(connect_timeout_ms));
         relations::check(&mut settings, sources.nodes);
         match auth {
-            Some(auth) if settings.faults().is_empty() => Ok(Self::of(settings, auth, tls, sources.nodes)),
+            Some(auth) if settings.faults().is_empty() => {
+                Ok(Self::of(settings, auth, tls, authorities, sources.nodes))
+            }
             _ => Err(settings.faults().to_vec()),
         }
     }
 
-    fn of(settings: Settings, auth: Auth, tls: Option<Credentials>, nodes: u16) -> Self {
+    fn of(
+        settings: Settings,
+        auth: Auth,
+        tls: Option<Tls>,
+        authorities: Option<Vec<u8>>,
+        nodes: u16,
+    ) -> Self {
         let config = Self {
             nodes,
             dev: settings.is_dev(),
             server: Server::of(&settings, tls),
             engine: Engine::of(&settings),
-            redis: Redis::of(&settings),
+            redis: Redis::of(&settings, authorities),
             command_timeout: milliseconds(&settings, "redis.command_timeout_ms"),
             cluster: Cluster::of(&settings),
             auth,
@@ -261,7 +284,7 @@ impl Config {
 }
 
 impl Server {
-    fn of(settings: &Settings, tls: Option<Credentials>) -> Self {
+    fn of(settings: &Settings, tls: Option<Tls>) -> Self {
         Self {
             listen: address(settings, "server.listen"),
             admin_listen: address(settings, "server.admin_listen"),
@@ -294,12 +317,12 @@ impl Engine {
 }
 
 impl Redis {
-    fn of(settings: &Settings) -> Option<Self> {
+    fn of(settings: &Settings, tls_ca: Option<Vec<u8>>) -> Option<Self> {
         let (prefix, adapter_prefix) =
             (text(settings, "redis.prefix"), text(settings, "redis.adapter_prefix"));
         let connect_timeout = milliseconds(settings, "redis.connect_timeout_ms");
         let url = settings.text("redis.url")?.to_owned();
-        Some(Self { url, prefix, adapter_prefix, connect_timeout })
+        Some(Self { url, tls_ca, prefix, adapter_prefix, connect_timeout })
     }
 }
 

@@ -18,7 +18,7 @@ pub const KEYS: &[Key] = &[
     list("server.trusted_proxies", check::network, &[], "Addresses or networks of proxies whose X-Forwarded-For is believed."),
     number("server.connections_max", 100_000, 1, 10_000_000, "connections", "Most connections this node accepts; further handshakes are answered with 503."),
     later("server.advertise_url"),
-    text("server.tls.cert", check::any, Preset::Unset("\"/etc/tidegate/tls.pem\""), "File with the certificate of the client port in PEM, and behind it those that lead to its authority. With it the port speaks TLS 1.2 and 1.3 and nothing else: clients connect to https:// and wss://. Needs server.tls.key. Read once, at the start.")
+    text("server.tls.cert", check::any, Preset::Unset("\"/etc/tidegate/tls.pem\""), "File with the certificate of the client port in PEM, and behind it those that lead to its authority. With it the port speaks TLS 1.2 and 1.3 and nothing else: clients connect to https:// and wss://. Needs server.tls.key. Files that change are read again within seconds; connections stay as they are.")
         .mask(Mask::PemOrPath),
     text("server.tls.key", check::any, Preset::Unset("\"/etc/tidegate/tls.key\""), "File with the certificate's private key in PEM, without a passphrase. ECDSA with P-256 costs least per handshake.")
         .mask(Mask::PemOrPath),
@@ -34,8 +34,10 @@ pub const KEYS: &[Key] = &[
     number("engine.payload_bytes_max", 1_000_000, 64, 268_435_456, BYTES, "Largest message of a client, and largest body of one poll."),
     list("engine.transports", check::transport, &["polling", "websocket"], "Transports offered to clients."),
 
-    text("redis.url", check::redis_url, Preset::Unset("\"redis://127.0.0.1:6379\""), "The Redis that joins the nodes, or its sentinels: \"redis+sentinel://host:26379,host:26379/master-name\". Not set: this node runs alone.")
+    text("redis.url", check::redis_url, Preset::Unset("\"redis://127.0.0.1:6379\""), "The Redis that joins the nodes, over TLS with \"rediss://\", or its sentinels: \"redis+sentinel://host:26379,host:26379/master-name\". Not set: this node runs alone.")
         .mask(Mask::UrlPassword),
+    text("redis.tls.ca", check::any, Preset::Unset("\"/etc/tidegate/redis-ca.pem\""), "File with the authorities that Redis' certificate must lead to with rediss://, in PEM. Not set: those that the system knows. Read once, at the start.")
+        .mask(Mask::PemOrPath),
     text("redis.prefix", check::prefix, Preset::Text("tidegate"), "Front of the gateway's own keys and channels."),
     text("redis.adapter_prefix", check::prefix, Preset::Text("socket.io"), "Front of the channels shared with @socket.io/redis-adapter and @socket.io/redis-emitter."),
     number("redis.connect_timeout_ms", 10_000, 10, 600_000, MS, "How long a node tries to reach Redis at its start before it exits with code 69."),

@@ -365,6 +365,23 @@ fn certificate(name: &str) -> String {
 }
 
 #[test]
+fn the_authorities_of_redis_are_read_where_they_are_of_use() {
+    let with = |url: &str, file: &str| {
+        open(&format!("redis.url = '{url}'\nredis.tls.ca = '{}'\n", certificate(file)))
+    };
+    let config = Config::load(&with("rediss://h", "ca.pem")).unwrap();
+    assert!(config.redis.unwrap().tls_ca.unwrap().starts_with(b"-----BEGIN CERTIFICATE"));
+    for (url, file, wanted) in [
+        ("redis://h", "ca.pem", "is of no use unless redis.url begins with rediss://"),
+        ("rediss://h", "none.pem", "must name a file that can be read"),
+        ("rediss://h", "server.key", "holds no certificate in PEM"),
+    ] {
+        let fault = only_fault(&with(url, file));
+        assert!(fault.starts_with("redis.tls.ca = ") && fault.contains(wanted), "{fault}");
+    }
+}
+
+#[test]
 fn tls_takes_a_certificate_and_its_key() {
     let tls = |lines: &[(&str, &str)]| {
         let lines: String =

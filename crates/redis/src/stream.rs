@@ -1,0 +1,212 @@
+//! The socket of a [`Line`](crate::line::Line), over TLS or not: written by whoever has something to send, read by one task.
+//!
+//! Over TLS a write is taken when it is encrypted. What of that has not left yet is rustls's to keep, a record's worth at
+//! most, since nothing is encrypted before it has: [`Stream::flush`] says whether there is any.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use parking_lot::Mutex;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Most bytes that are encrypted at a time: what TLS lets one record hold.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// A connected socket.
+pub(crate) struct Stream {
+    tcp: TcpStream,
+    tls: Option<Box<Mutex<ClientConnection>>>,
+}
+
+/// Whether `authorities` are certificates in PEM.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_authorities(authorities: &[u8]) -> Result<(), String> {
+    trusting(Some(authorities)).map(drop)
+}
+
+/// Whose signature under a server's certificate is believed.
+///
+/// # Errors
+/// What is wrong with `authorities`, which are in PEM; or with the system's, where none are given.
+pub(crate) fn trusting(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        Some(pem) => {
+            for authority in CertificateDer::pem_slice_iter(pem) {
+                let authority = authority.map_err(|_| "is not PEM".to_owned())?;
+                roots.add(authority).map_err(|fault| format!("holds what is no authority: {fault}"))?;
+            }
+            if roots.is_empty() {
+                return Err("holds no certificate in PEM".to_owned());
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err("this system knows no authorities for certificates: set redis.tls.ca".to_owned());
+            }
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|fault| fault.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+impl Stream {
+    /// A socket without TLS.
+    pub(crate) fn plain(tcp: TcpStream) -> Self {
+        Self { tcp, tls: None }
+    }
+
+    /// Shakes hands with the server that is called `host`. The caller limits the time.
+    ///
+    /// # Errors
+    /// When it does not speak TLS, or its certificate is not believed or names somebody else.
+    pub(crate) async fn secure(tcp: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no certificate can name this host"))?;
+        let (tcp, tls) = TlsConnector::from(config).connect(name, tcp).await?.into_inner();
+        Ok(Self { tcp, tls: Some(Box::new(Mutex::new(tls))) })
+    }
+
+    /// Writes what is taken now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else { return self.tcp.try_write(bytes) };
+        let mut tls = tls.lock();
+        self.send(&mut tls)?;
+        let taken = tls.writer().write(&bytes[..bytes.len().min(RECORD_BYTES_MAX)])?;
+        match self.send(&mut tls) {
+            Err(fault) if fault.kind() != io::ErrorKind::WouldBlock => Err(fault),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Sends on what was taken and has not left yet.
+    ///
+    /// # Errors
+    /// `WouldBlock` while something of it is left.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.tls.as_ref().map_or(Ok(()), |tls| self.send(&mut tls.lock()))
+    }
+
+    fn send(&self, tls: &mut ClientConnection) -> io::Result<()> {
+        while tls.wants_write() {
+            tls.write_tls(&mut Ready(&self.tcp))?;
+        }
+        Ok(())
+    }
+
+    /// Reads once; nothing at the end.
+    ///
+    /// # Errors
+    /// When the connection broke, or what came is not what TLS lets anybody send.
+    pub(crate) fn poll_read(&self, context: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &self.tls {
+            None => self.poll_receive(context, room),
+            Some(tls) => self.poll_decrypt(context, &mut tls.lock(), room),
+        }
+    }
+
+    fn poll_receive(&self, context: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let asked = room.len();
+        loop {
+            ready!(self.tcp.poll_read_ready(context))?;
+            let mut count = None;
+            let read = self.tcp.try_io(Interest::READABLE, || {
+                let read = (&*SockRef::from(&self.tcp)).read(room)?;
+                count = Some(read);
+                // The socket is empty, and says so when it is not any more: that saves asking again.
+                if read < asked { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (count, read) {
+                (Some(count), _) => return Poll::Ready(Ok(count)),
+                (None, Err(fault)) if is_passing(&fault) => {}
+                (None, Err(fault)) => return Poll::Ready(Err(fault)),
+                // Whatever was read was counted.
+                (None, Ok(())) => {}
+            }
+        }
+    }
+
+    fn poll_decrypt(
+        &self,
+        context: &mut Context<'_>,
+        tls: &mut ClientConnection,
+        room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match tls.reader().read(room) {
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+            ready!(self.tcp.poll_read_ready(context))?;
+            match tls.read_tls(&mut Ready(&self.tcp)) {
+                Ok(_) => {
+                    tls.process_new_packets()
+                        .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
+                    // Keys may be changed at the server's wish. What does not leave now does with the next write.
+                    match self.send(tls) {
+                        Err(fault) if fault.kind() != io::ErrorKind::WouldBlock => {
+                            return Poll::Ready(Err(fault));
+                        }
+                        _ => {}
+                    }
+                }
+                Err(fault) if is_passing(&fault) => {}
+                Err(fault) => return Poll::Ready(Err(fault)),
+            }
+        }
+    }
+
+    /// Waits until the socket may take more.
+    ///
+    /// # Errors
+    /// When the runtime is going away.
+    pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(context)
+    }
+}
+
+fn is_passing(fault: &io::Error) -> bool {
+    matches!(fault.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// The socket as rustls reads and writes it: what is not possible now would block.
+struct Ready<'a>(&'a TcpStream);
+
+impl Read for Ready<'_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(room)
+    }
+}
+
+impl Write for Ready<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
