@@ -11,9 +11,9 @@ use crate::options::DrainOptions;
 
 impl Node {
     /// Goes away in phases, within `drain.timeout`: not ready, handshakes refused with 503, connections closed at a
-    /// pace so that their clients come back elsewhere one after the other, then the port, then the broker with the
-    /// node's lease. The port stays open until its connections are gone, for a polling client fetches even the end of
-    /// its connection with a request.
+    /// pace so that their clients come back elsewhere one after the other, each when its client knows what became of what
+    /// it began, then the port, then the broker with the node's lease. The port stays open until its connections are
+    /// gone, for a polling client fetches even the end of its connection with a request.
     pub async fn drain(&self) {
         let inner = &self.0;
         inner.draining.store(true, Ordering::Release);
@@ -33,11 +33,18 @@ impl Node {
             if due > started.elapsed() + PACE_STEP {
                 tokio::time::sleep_until(started + due).await;
             }
-            outbox.close(DisconnectReason::ServerShuttingDown);
+            outbox.send_away();
         }
         let closed = outboxes.len();
-        drop(outboxes);
         inner.connections.close();
+        let answers = (timeout.saturating_sub(started.elapsed()) / 2).min(ANSWERS_TIMEOUT);
+        let answered = tokio::time::timeout(answers, inner.connections.wait()).await.is_ok();
+        if !answered {
+            for outbox in &outboxes {
+                outbox.close(DisconnectReason::ServerShuttingDown);
+            }
+        }
+        drop(outboxes);
         let left = timeout.saturating_sub(started.elapsed());
         let finished = tokio::time::timeout(left, inner.connections.wait()).await.is_ok();
         inner.closing.cancel();
@@ -56,6 +63,10 @@ impl Node {
 
 /// How close two closings of a drain may come before they wait for each other.
 const PACE_STEP: Duration = Duration::from_millis(10);
+
+/// How long the answers to what clients have begun are waited for, from the last closing on. The broker and the registry
+/// answer within `redis.command_timeout_ms`, which is two seconds by default.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the last answers of a drain may take to leave.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(2);

@@ -72,6 +72,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     waker: AtomicWaker,
     tick: AtomicBool,
+    /// See [`Outbox::send_away`].
+    leaving: AtomicBool,
     /// What the socket is ready for, if the reactor waits for it.
     readiness: Readiness,
     /// Something for the connection's courier.
@@ -201,6 +203,7 @@ impl Outbox {
             }),
             waker: AtomicWaker::new(),
             tick: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             readiness: Readiness::new(),
             news: AtomicBool::new(false),
             joins: AtomicU32::new(0),
@@ -600,6 +603,18 @@ impl Outbox {
     pub(crate) fn close(&self, reason: DisconnectReason) {
         let mut state = self.state.lock();
         self.close_state(&mut state, reason);
+    }
+
+    /// Has the connection end as soon as its client has been told what became of all that it began. It does nothing for its
+    /// client any more until then, and takes what others have for it.
+    pub(crate) fn send_away(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether the connection is to end so.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     fn close_state(&self, state: &mut State, reason: DisconnectReason) {

@@ -1,6 +1,6 @@
 //! A broker that lies: the one in memory, with everything that Redis can do to a node done on command.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -42,6 +42,9 @@ struct State {
     /// How many pulses were answered so.
     pulses_failed: usize,
     refuses_publications: bool,
+    keeps_answers: bool,
+    /// Answers to publications that are kept.
+    kept: Mutex<Vec<Done>>,
     drops_evictions: bool,
     /// How many evictions were dropped.
     evictions_dropped: usize,
@@ -117,6 +120,32 @@ impl Lies {
     /// Whether publications are refused.
     pub fn refuse_publications(&self, refuse: bool) {
         self.0.send_modify(|state| state.refuses_publications = refuse);
+    }
+
+    /// Whether publications arrive, and nobody is told so; those that were kept are told when it ends.
+    pub fn keep_answers(&self, keep: bool) {
+        let mut kept = Vec::new();
+        self.0.send_modify(|state| {
+            state.keeps_answers = keep;
+            if !keep {
+                kept = std::mem::take(state.kept.get_mut().unwrap_or_else(PoisonError::into_inner));
+            }
+        });
+        kept.into_iter().for_each(|done| done.tell(Ok(())));
+    }
+
+    /// Waits until so many answers are kept.
+    ///
+    /// # Panics
+    /// When they are not in time.
+    pub async fn until_kept(&self, answers: usize) {
+        let mut told = self.0.subscribe();
+        let kept = within(
+            "answers to keep",
+            told.wait_for(|state| state.kept.lock().is_ok_and(|kept| kept.len() == answers)),
+        )
+        .await;
+        drop(kept.expect("the sender is held"));
     }
 
     /// Whether the node is not told of its sessions' evictions.
@@ -265,9 +294,17 @@ struct Liar {
 
 impl Broker for Liar {
     fn publish(&self, publication: Publication, done: Done) {
-        let refuses = self.lies.0.borrow().refuses_publications;
+        let (refuses, keeps) = {
+            let state = self.lies.0.borrow();
+            (state.refuses_publications, state.keeps_answers)
+        };
         if refuses {
             done.tell(Err(Error::Unavailable));
+        } else if keeps {
+            self.truth.publish(publication, Done::nobody());
+            self.lies.0.send_modify(|state| {
+                state.kept.get_mut().unwrap_or_else(PoisonError::into_inner).push(done);
+            });
         } else {
             self.truth.publish(publication, done);
         }

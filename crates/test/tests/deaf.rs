@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate_client::{Client, Error, Reason, Transports, Value};
+use tidegate_client::{Client, Error, Parser, Reason, Socket, Transports, Value};
 use tidegate_core::broker::PulseError;
-use tidegate_gateway::{Options, StartError};
+use tidegate_gateway::{DrainOptions, Options, StartError};
 use tidegate_test::cluster::{
     Backend, Cluster, PATIENCE, Server, any_port, ask_ok, ask_refused, eventually, next, options, retried,
     within,
@@ -441,6 +441,54 @@ async fn a_publication_that_the_broker_refuses_is_unavailable() {
     lies.refuse_publications(false);
     ask_ok(client.socket(), "publish", json!({ "room": "r", "data": "heard", "echo": true })).await;
     assert_eq!(next(client.socket()).await.args[0], "heard");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_for_what_clients_have_begun() {
+    let (cluster, lies) = (Cluster::new(Backend::Memory), Lies::new());
+    let a = cluster.add_lying(options("a"), &lies, PATIENCE).await.unwrap();
+    let (patient, idle) = (a.websocket().await, a.websocket().await);
+    let polling = a.connect(Parser::Text, Transports::Polling).await;
+    ask_ok(idle.socket(), "join", "r").await;
+    lies.keep_answers(true);
+    let publish = async |socket: &Socket| {
+        ask_ok(socket, "publish", json!({ "room": "r", "data": "last" })).await;
+        assert_eq!(within("the end", socket.ended()).await, Reason::TransportClose);
+    };
+    let drain = async {
+        lies.until_kept(2).await;
+        let others = async {
+            // Who has nothing under way is let go, and hears what the others have published.
+            assert_eq!(next(idle.socket()).await.args[0], "last");
+            assert_eq!(next(idle.socket()).await.args[0], "last");
+            assert_eq!(within("the end", idle.socket().ended()).await, Reason::TransportClose);
+            assert_eq!(a.metric("tidegate_connections{transport=\"polling\"}"), 1);
+            lies.keep_answers(false);
+        };
+        tokio::join!(within("the drain", a.node.drain()), others);
+    };
+    tokio::join!(publish(patient.socket()), publish(polling.socket()), drain);
+    cluster.shutdown().await;
+}
+
+/// An answer that does not come must not hold the node up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_for_no_answer_longer_than_it_may_take() {
+    let (cluster, lies) = (Cluster::new(Backend::Memory), Lies::new());
+    let drain = DrainOptions { timeout: Duration::from_secs(1), connections_per_second: 0 };
+    let a = cluster.add_lying(Options { drain, ..options("a") }, &lies, PATIENCE).await.unwrap();
+    let client = a.websocket().await;
+    lies.keep_answers(true);
+    let message = [json!({ "room": "r", "data": 1 }).into()];
+    let publish = client.socket().emit_with_ack("publish", &message, PATIENCE);
+    let drain = async {
+        lies.until_kept(1).await;
+        within("the drain", a.node.drain()).await;
+    };
+    let (answer, ()) = tokio::join!(publish, drain);
+    assert!(answer.is_err(), "{answer:?}");
+    assert_eq!(within("the end", client.socket().ended()).await, Reason::TransportClose);
     cluster.shutdown().await;
 }
 

@@ -277,6 +277,14 @@ impl Connection {
                 return Poll::Ready(exit);
             }
             self.outbox.poll_flush(context);
+            if self.outbox.is_leaving() {
+                // Whoever is not idle yet wakes this task.
+                return if self.has_answered() {
+                    Poll::Ready(Exit::because(DisconnectReason::ServerShuttingDown))
+                } else {
+                    Poll::Pending
+                };
+            }
             if self.errand.is_none() && (self.has_news || self.outbox.has_news()) {
                 self.poll_courier(context);
             }
@@ -299,6 +307,12 @@ impl Connection {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether its client knows what became of everything that it began.
+    fn has_answered(&self) -> bool {
+        // Each is asked, for each has to know that it is waited for.
+        self.sessions.iter().filter(|session| !session.is_idle()).count() == 0
     }
 
     /// Does what is due and arms the next deadline.

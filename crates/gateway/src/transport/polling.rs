@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use tidegate_core::DisconnectReason;
@@ -22,6 +22,10 @@ use crate::message::Message;
 use crate::node::{Admitted, Inner};
 use crate::outbox::{Outbox, Poll};
 use tidegate_protocol::engineio::Refusal;
+
+/// Names the node that a session was opened on, with which its sid ends: a load balancer that remembers who said so finds
+/// that node again for all later requests.
+const NODE: HeaderName = HeaderName::from_static("x-tidegate-node");
 
 /// How long the body of a POST may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,7 +59,11 @@ pub(super) fn open(node: &Arc<Inner>, admitted: Admitted) -> Response {
         admitted,
     );
     node.spawn(Arc::clone(&connection.outbox), connection.run());
-    packets(open_packet(node, id, Transport::Polling).into())
+    let mut response = packets(open_packet(node, id, Transport::Polling).into());
+    if let Ok(name) = HeaderValue::from_str(node.options.node.as_str()) {
+        response.headers_mut().insert(NODE, name);
+    }
+    response
 }
 
 /// A payload on its way to the client.
