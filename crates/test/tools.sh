@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the named tools are here: build, shellcheck, redis, node, netns, chromium, valgrind. Installs what Debian
-# and Ubuntu have, and says plainly what is missing elsewhere.
+# Makes sure that the named tools are here: build, shellcheck, redis, node, netns, chromium, prometheus, haproxy, valgrind.
+# Installs what Debian and Ubuntu have, and says plainly what is missing elsewhere.
 set -euo pipefail
 
 fail() {
@@ -62,6 +62,12 @@ for tool in "$@"; do
     chromium)
         # Ubuntu's package of that name is a snap; there any Chromium or Chrome will do, named in CHROMIUM.
         [ -n "${CHROMIUM:-}" ] || have chromium || install chromium
+        ;;
+    prometheus)
+        have prometheus promtool || install prometheus
+        ;;
+    haproxy)
+        have haproxy || install haproxy
         ;;
     valgrind)
         have valgrind || install valgrind

@@ -253,7 +253,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_says_nothing_is_dropped_and_counted() {
         let (stream, mut peer) = narrow_pair().await;
-        let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+        let metrics = Arc::new(Metrics::new("test", "test", "n").unwrap());
         let begun = tokio::time::Instant::now();
         let secured = secure(stream, credentials(), Arc::clone(&metrics), CancellationToken::new()).await;
         assert!(secured.is_none() && begun.elapsed() >= HEADER_TIMEOUT);
@@ -265,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_closes_waits_for_no_handshake() {
         let (stream, _peer) = narrow_pair().await;
-        let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+        let metrics = Arc::new(Metrics::new("test", "test", "n").unwrap());
         let closing = CancellationToken::new();
         closing.cancel();
         assert!(secure(stream, credentials(), Arc::clone(&metrics), closing).await.is_none());

@@ -27,7 +27,7 @@ pub trait Meter {
 
 /// Measures everything there is in here.
 pub fn run(meter: &mut dyn Meter) {
-    let metrics = Arc::new(Metrics::new("bench", "bench").expect("no two families share a name"));
+    let metrics = Arc::new(Metrics::new("bench", "bench", "n").expect("no two families share a name"));
     hub::bench::run(meter, &metrics);
     outbox(meter, &metrics);
 }

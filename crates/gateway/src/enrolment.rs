@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future;
 use tidegate_core::registry::{Claim, ClaimError, Claimed, Gone, Place};
-use tidegate_core::{ClaimId, Namespace, SessionId, broker};
+use tidegate_core::{ClaimId, ErrorCode, Namespace, SessionId, broker};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -70,6 +70,15 @@ pub(crate) enum Turned {
     Unavailable,
 }
 
+impl Turned {
+    const fn code(self) -> ErrorCode {
+        match self {
+            Self::Taken => ErrorCode::DuplicateSession,
+            Self::Unavailable => ErrorCode::Unavailable,
+        }
+    }
+}
+
 impl Inner {
     /// Claims the user's place and subscribes to what the session must hear, side by side; resolves when everybody it
     /// displaced is silent. Dropped half way, it leaves nothing behind. `lapse` is the latest one before the node was
@@ -82,10 +91,19 @@ impl Inner {
     ) -> impl Future<Output = Result<Enrolled, Turned>> + Send + use<> {
         let subscribed = self.subscribe_session(&entrant.namespace, entrant.id);
         let claimed = self.claim(&entrant, outbox);
+        let followed = self.traces.as_ref().and_then(|traces| traces.begin("connect"));
+        let transport = crate::session::transport(outbox);
         async move {
             let (subscribed, claimed) = future::join(subscribed, claimed).await;
-            let tenure = claimed?;
-            let memberships = subscribed.map_err(|_| Turned::Unavailable)?;
+            let outcome =
+                claimed.and_then(|tenure| Ok((tenure, subscribed.map_err(|_| Turned::Unavailable)?)));
+            if let Some(mut followed) = followed {
+                followed.note("tidegate.namespace", entrant.namespace.as_str());
+                followed.note("tidegate.transport", transport.as_str());
+                followed.flag("tidegate.anonymous", matches!(outcome, Ok((None, _))));
+                followed.end(outcome.as_ref().err().map(|turned| turned.code().as_str()));
+            }
+            let (tenure, memberships) = outcome?;
             Ok(Enrolled { entrant, memberships, tenure, lapse })
         }
     }

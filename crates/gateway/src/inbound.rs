@@ -15,6 +15,7 @@ use crate::node::Inner;
 use crate::pulse::Pulse;
 use crate::questions::Questions;
 use crate::takeover::Takeovers;
+use crate::trace::Traces;
 
 /// The node's side of the broker port: publications go to the hub, pulses to the pulse.
 pub(crate) struct Inbound {
@@ -24,13 +25,15 @@ pub(crate) struct Inbound {
     pub(crate) takeovers: Arc<Takeovers>,
     pub(crate) questions: Arc<Questions>,
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) traces: Option<Arc<Traces>>,
     /// The node, once there is one; it owns the broker that owns this.
     pub(crate) node: Arc<OnceLock<Weak<Inner>>>,
 }
 
 impl Subscriber for Inbound {
     fn publication(&self, publication: Publication) {
-        let refused = self.hub.dispatch(Job::new(publication, self.hub.shards()), &self.pulse);
+        let followed = self.traces.as_ref().and_then(|traces| traces.delivering(&publication));
+        let refused = self.hub.dispatch(Job::new(publication, self.hub.shards(), followed), &self.pulse);
         if refused > 0 {
             self.metrics.dropped("fanout_full", 1);
         }

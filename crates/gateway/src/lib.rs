@@ -60,6 +60,7 @@ mod socket;
 mod takeover;
 mod timer;
 pub mod tls;
+pub mod trace;
 mod transport;
 
 pub use node::{Joining, Node, StartError};

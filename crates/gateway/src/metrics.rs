@@ -79,6 +79,8 @@ pub(crate) struct Metrics {
     offline_rejected: IntCounterVec,
     offline_limit: IntGaugeVec,
     tls_renewals: IntCounterVec,
+    ready: IntGauge,
+    draining: IntGauge,
 }
 
 /// The metrics of one configured namespace, resolved.
@@ -95,7 +97,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When two families share a name, which is a defect that the first test finds.
-    pub(crate) fn new(version: &str, revision: &str) -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(version: &str, revision: &str, node: &str) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let gauges = |name: &str, help: &str, label: &str| -> Result<IntGaugeVec, prometheus::Error> {
             let family = IntGaugeVec::new(Opts::new(name, help), &[label])?;
@@ -139,6 +141,8 @@ impl Metrics {
         registry.register(Box::new(broker_seconds.clone()))?;
         let build = gauges_of_build(&registry)?;
         build.with_label_values(&[version, revision]).set(1);
+        let name = gauges("tidegate_node_info", "Always 1; the label says what the node is called.", "node")?;
+        name.with_label_values(&[node]).set(1);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
 
@@ -252,6 +256,11 @@ impl Metrics {
                  the one before it in place.",
                 &["result"],
             )?,
+            ready: gauge(
+                "tidegate_ready",
+                "1 while a message published now would be delivered, as in /readyz.",
+            )?,
+            draining: gauge("tidegate_draining", "1 while the node sends its clients elsewhere.")?,
             registry,
         };
         for result in ["ok", "failed"] {
@@ -290,10 +299,27 @@ impl Metrics {
             "registrar_full",
             "requests_full",
             "deaf",
+            // From the broker's wire. An increase is not seen of what was not there before.
+            "answer_refused",
+            "unknown_node_message",
+            "adapter_malformed",
+            "adapter_not_an_event",
+            "adapter_reserved_event",
+            "adapter_too_many_attachments",
+            "adapter_namespace_mismatch",
+            "request_malformed",
+            "request_unknown",
+            "answer_malformed",
         ] {
             metrics.dropped.with_label_values(&[reason]);
         }
         Ok(metrics)
+    }
+
+    /// Notes how the node is at the moment.
+    pub(crate) fn state(&self, is_ready: bool, is_draining: bool) {
+        self.ready.set(i64::from(is_ready));
+        self.draining.set(i64::from(is_draining));
     }
 
     /// The Prometheus text format.

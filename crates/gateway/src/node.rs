@@ -36,6 +36,7 @@ use crate::registrar::Registrar;
 use crate::session::Rule;
 use crate::takeover::Takeovers;
 use crate::timer::Timer;
+use crate::trace::Traces;
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) questions: Arc<Questions>,
     pub(crate) acknowledgements: Acknowledgements,
     pub(crate) pulse: Arc<Pulse>,
+    pub(crate) traces: Option<Arc<Traces>>,
     rules: Vec<Arc<Rule>>,
     addresses: Addresses,
     open: Arc<AtomicUsize>,
@@ -104,6 +106,7 @@ pub struct Joining {
     takeovers: Arc<Takeovers>,
     questions: Arc<Questions>,
     requests: (mpsc::Sender<Request>, mpsc::Receiver<Request>),
+    traces: Option<Arc<Traces>>,
     node: Arc<OnceLock<Weak<Inner>>>,
 }
 
@@ -125,10 +128,11 @@ impl Joining {
     /// # Errors
     /// When the metrics cannot be registered, which is a defect.
     pub fn new(options: Options, shards: usize) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new(&options.version, &options.revision)?);
+        let metrics = Arc::new(Metrics::new(&options.version, &options.revision, options.node.as_str())?);
         metrics.offline_limits(&options.offline);
         let pulse = Arc::new(Pulse::new(options.pulse.clone(), Arc::clone(&metrics)));
         Ok(Self {
+            traces: options.tracer.clone().map(Traces::new),
             options,
             clock: Clock::start(),
             metrics,
@@ -151,6 +155,7 @@ impl Joining {
             takeovers: Arc::clone(&self.takeovers),
             questions: Arc::clone(&self.questions),
             requests: self.requests.0.clone(),
+            traces: self.traces.clone(),
             node: Arc::clone(&self.node),
         })
     }
@@ -167,7 +172,7 @@ impl Joining {
         offline: Arc<dyn OfflineStore>,
         limit: Duration,
     ) -> Result<Node, StartError> {
-        let Self { options, clock, metrics, hub, pulse, takeovers, questions, requests, node } = self;
+        let Self { options, clock, metrics, hub, pulse, takeovers, questions, requests, traces, node } = self;
         let rules = options
             .namespaces
             .rules()
@@ -212,6 +217,7 @@ impl Joining {
             questions,
             acknowledgements: Acknowledgements::default(),
             pulse,
+            traces,
             rules,
             options,
             open: Arc::default(),
@@ -387,6 +393,7 @@ impl Node {
     /// # Errors
     /// When they cannot be encoded, which is a defect.
     pub fn metrics_text(&self) -> Result<String, prometheus::Error> {
+        self.0.metrics.state(self.readiness().is_ok(), self.0.draining.load(Ordering::Acquire));
         self.0.metrics.text()
     }
 

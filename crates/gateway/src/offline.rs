@@ -19,6 +19,7 @@ use crate::node::{Inner, Node};
 use crate::operation::{EVENT_DEFAULT, NIL, check_binary, entry, name_field};
 use crate::reply::{Refusal, Reply};
 use crate::session::{Deed, Session};
+use crate::trace::Followed;
 
 /// How long to wait before a registry that does not know a session is asked again whether it does now.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -130,6 +131,7 @@ pub(crate) fn settling(
 /// Stores what a session sends, and answers. A registry that lost the session is given a while to know it again.
 pub(crate) async fn send(node: Arc<Inner>, session: Arc<Session>, letter: Letter, deed: Deed, reply: Reply) {
     let deadline = Instant::now() + node.options.pulse.hold;
+    let followed = node.traces.as_ref().and_then(|traces| traces.begin("send"));
     let sent = loop {
         let sent = node.offline.send(letter.clone()).await;
         if sent != Err(SendError::Sender(HolderError::Absent))
@@ -138,7 +140,11 @@ pub(crate) async fn send(node: Arc<Inner>, session: Arc<Session>, letter: Letter
             break sent;
         }
     };
-    match stored(&node, sent) {
+    let sent = stored(&node, sent);
+    if let Some(followed) = followed {
+        trace(followed, &session, &sent);
+    }
+    match sent {
         Ok(sent) => reply.ok_with_id(&sent.serial.to_string(), 1, |out| {
             write::str(out, "status");
             write::str(out, sent.status.as_str());
@@ -149,6 +155,20 @@ pub(crate) async fn send(node: Arc<Inner>, session: Arc<Session>, letter: Letter
     }
     // Whoever took its place was not answered before this was.
     drop(deed);
+}
+
+fn trace(mut followed: Followed, session: &Session, sent: &Result<Sent, Option<Refusal>>) {
+    followed.note("tidegate.namespace", session.namespace().as_str());
+    let error = match sent {
+        Ok(sent) => {
+            followed.note("tidegate.message", &sent.serial.to_string());
+            followed.note("tidegate.status", sent.status.as_str());
+            None
+        }
+        Err(Some(refusal)) => Some(refusal.code.as_str()),
+        Err(None) => Some("displaced"),
+    };
+    followed.end(error);
 }
 
 /// Whether it is worth to ask again for a session that the registry does not know; after a while, in which it may have

@@ -1,5 +1,6 @@
 //! What one node is told at its start. Every value has been checked by whoever read the configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use crate::auth::Authenticator;
 use crate::namespaces::Namespaces;
 use crate::peer::Network;
 use crate::tls::Credentials;
+use crate::trace::Tracer;
 
 /// Everything a node needs to know.
 pub struct Options {
@@ -33,6 +35,8 @@ pub struct Options {
     pub offline: OfflineOptions,
     /// How the node goes away.
     pub drain: DrainOptions,
+    /// Who is told what things took, if anybody is.
+    pub tracer: Option<Arc<dyn Tracer>>,
     /// Label of `tidegate_build_info`.
     pub version: String,
     /// Label of `tidegate_build_info`.

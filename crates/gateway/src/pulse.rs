@@ -337,7 +337,7 @@ mod tests {
             lease_renew: Duration::from_secs(3),
             hold: Duration::from_secs(2),
         };
-        Pulse::new(options, Arc::new(Metrics::new("test", "test").unwrap()))
+        Pulse::new(options, Arc::new(Metrics::new("test", "test", "n").unwrap()))
     }
 
     fn audit(pulse: &Pulse, now: Instant) {

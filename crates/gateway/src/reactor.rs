@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn terms(reactor: &Arc<Reactor>) -> Arc<Terms> {
-        Terms::new(1 << 20, Arc::new(Metrics::new("test", "test").unwrap()), Arc::clone(reactor))
+        Terms::new(1 << 20, Arc::new(Metrics::new("test", "test", "n").unwrap()), Arc::clone(reactor))
     }
 
     /// Reads until the outbox has nothing, as a connection does.

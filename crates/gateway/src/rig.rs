@@ -147,6 +147,7 @@ pub(crate) fn options(name: &str) -> Options {
             hold: Duration::from_secs(10),
         },
         offline: OfflineOptions { message_bytes_max: 1 << 16, window: 32, quotas: Quotas::default() },
+        tracer: None,
         drain: DrainOptions { timeout: Duration::from_secs(1), connections_per_second: 0 },
         version: "test".to_owned(),
         revision: "test".to_owned(),

@@ -113,9 +113,16 @@ impl Inner {
     /// answered only after that.
     pub(crate) fn publish(&self, deed: Deed, publication: Publication, id: MessageId, reply: Reply) {
         let hub = Arc::clone(&self.hub);
+        let mut followed = self.traces.as_ref().and_then(|traces| traces.publishing(&publication));
+        if let Some(followed) = &mut followed {
+            followed.note("tidegate.message", id.as_str());
+        }
         self.broker.publish(
             publication,
             Done::call(move |outcome| {
+                if let Some(followed) = followed {
+                    followed.end(outcome.is_err().then_some(ErrorCode::Unavailable.as_str()));
+                }
                 match outcome {
                     Ok(()) => reply.ok_published(id.as_str(), &hub),
                     Err(_) => reply.refuse(&unavailable()),

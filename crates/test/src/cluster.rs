@@ -147,6 +147,7 @@ pub fn options(name: &str) -> Options {
         },
         offline: OfflineOptions { message_bytes_max: 65_536, window: 32, quotas: Quotas::default() },
         drain: DrainOptions { timeout: Duration::from_secs(10), connections_per_second: 0 },
+        tracer: None,
         version: "test".to_owned(),
         revision: "test".to_owned(),
     }

@@ -2,6 +2,7 @@
 
 mod build;
 mod control;
+mod otlp;
 mod ports;
 mod renewal;
 mod signals;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::control::Controlled;
+pub(crate) use self::otlp::check_endpoint as check_otlp_endpoint;
 use self::ports::Port;
 use self::signals::Signals;
 use crate::admin::{self, Control, Status};
@@ -63,6 +65,9 @@ pub enum Error {
         /// What it was told.
         fault: PulseError,
     },
+    /// Spans cannot be sent as the environment has it.
+    #[error("log.otlp_endpoint: {0}")]
+    Otlp(String),
     /// The system does not let the process handle signals.
     #[error("cannot handle signals: {0}")]
     Signals(#[source] std::io::Error),
@@ -74,6 +79,7 @@ impl Error {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Listen { .. }
+            | Self::Otlp(_)
             | Self::Redis(ConnectError::Url { .. })
             | Self::Start { fault: StartError::Pulse(PulseError::Conflict { .. }), .. }
             | Self::Displaced { .. } => Exit::Usage,
@@ -164,8 +170,17 @@ impl App {
     async fn start(&mut self, config: &Config) -> Result<(), Error> {
         let exchange = Exchange::new();
         let page = config.dev.then(|| self.console());
+        let spans = match &config.log.otlp_endpoint {
+            None => None,
+            Some(endpoint) => {
+                let (spans, export) = otlp::open(endpoint).map_err(Error::Otlp)?;
+                self.tasks.spawn(export.run(self.stop.clone()));
+                Some(spans)
+            }
+        };
         for seat in &mut self.seats {
-            let node = build::join(config, &seat.id, &exchange, page.clone()).await?;
+            let tracer = spans.as_ref().map(|spans| spans.of(&seat.id));
+            let node = build::join(config, &seat.id, &exchange, page.clone(), tracer).await?;
             let listener = seat.port.take().map(Port::listen).transpose();
             // The seat is filled once, here, and also when its port is lost: the node has to be drained.
             let _ = seat.node.node.set(node.clone());

@@ -136,7 +136,7 @@ fn replaced() -> Evicted {
 
 impl Node {
     pub(super) fn new() -> Self {
-        let metrics = Arc::new(Metrics::new("test", "test").expect("the metrics are sound"));
+        let metrics = Arc::new(Metrics::new("test", "test", "n").expect("the metrics are sound"));
         let pulse = Arc::new(Pulse::new(options(), Arc::clone(&metrics)));
         let wire = Arc::new(Wire::default());
         let broker = Arc::clone(&wire) as Arc<dyn Broker>;

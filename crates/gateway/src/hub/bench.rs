@@ -129,7 +129,7 @@ fn fan_out(meter: &mut dyn Meter, metrics: &Arc<Metrics>, together: usize) {
     let mut jobs = Vec::new();
     meter.measure(&name, 1, &mut prepare, &mut || {
         for _ in 0..together {
-            let job = Arc::new(Job::new(publication.clone(), 1));
+            let job = Arc::new(Job::new(publication.clone(), 1, None));
             assert!(hub.shards[0].queue.push(Arc::clone(&job)));
             jobs.push(job);
         }

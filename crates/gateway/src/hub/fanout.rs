@@ -23,6 +23,7 @@ use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Pushed, SLICES_MAX};
 use crate::pulse::Pulse;
+use crate::trace::Followed;
 
 /// Most publications of one batch.
 const BATCH_MAX: usize = 1_024;
@@ -62,15 +63,17 @@ pub(crate) struct Job {
     publication: Publication,
     received: Instant,
     shards_left: AtomicUsize,
+    followed: Option<Followed>,
     forms: [OnceLock<Option<Message>>; Dialect::COUNT],
 }
 
 impl Job {
-    pub(crate) fn new(publication: Publication, shards: usize) -> Self {
+    pub(crate) fn new(publication: Publication, shards: usize, followed: Option<Followed>) -> Self {
         Self {
             publication,
             received: Instant::now(),
             shards_left: AtomicUsize::new(shards),
+            followed,
             forms: Default::default(),
         }
     }
@@ -95,6 +98,9 @@ impl Job {
     fn finished(&self, metrics: &Metrics) {
         if self.shards_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             metrics.fanout_seconds.observe(self.received.elapsed().as_secs_f64());
+            if let Some(followed) = &self.followed {
+                followed.delivered();
+            }
         }
     }
 }
@@ -382,6 +388,9 @@ impl Hub {
             if let Some(namespace) = namespace {
                 namespace.deliveries.inc_by(delivered);
             }
+            if let Some(followed) = &job.followed {
+                followed.reached(delivered);
+            }
             if appended >= APPENDED_MAX && appended >= dirty.len() * SLICES_MAX {
                 appended = 0;
                 flush(dirty).await;
@@ -417,12 +426,12 @@ mod tests {
             flags: Flags::default(),
             data: b"\x91\xa1e".to_vec().into(),
         };
-        Arc::new(Job::new(publication, 1))
+        Arc::new(Job::new(publication, 1, None))
     }
 
     #[tokio::test]
     async fn an_answer_leaves_at_once_or_with_the_next_batch() {
-        let metrics = Arc::new(Metrics::new("v", "r").unwrap());
+        let metrics = Arc::new(Metrics::new("v", "r", "n").unwrap());
         let outbox = Arc::new(Outbox::polling(Terms::new(1_000, Arc::clone(&metrics), Reactor::resting())));
         let (queue, answer) = (Queue::new(), Message::engine("6"));
         let crate::outbox::Poll::Pending(mut poll) = outbox.poll() else { panic!("nothing waits") };
@@ -489,7 +498,7 @@ mod tests {
     /// Nobody is kept from hearing by a batch that waits for its node to hear.
     #[tokio::test(start_paused = true)]
     async fn what_is_answered_while_the_node_is_deaf_leaves_at_once() {
-        let metrics = Arc::new(Metrics::new("v", "r").unwrap());
+        let metrics = Arc::new(Metrics::new("v", "r", "n").unwrap());
         let hub = Arc::new(Hub::new(1));
         let options = PulseOptions {
             interval: Duration::from_millis(250),
@@ -523,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_publication_is_encoded_once_for_each_dialect() {
-        let metrics = Metrics::new("v", "r").unwrap();
+        let metrics = Metrics::new("v", "r", "n").unwrap();
         let publication = Publication {
             namespace: Namespace::root(),
             rooms: Rooms::new(),
@@ -531,7 +540,7 @@ mod tests {
             flags: Flags { volatile: true, ..Flags::default() },
             data: b"\x92\xa1e\x01".to_vec().into(),
         };
-        let job = Job::new(publication, 1);
+        let job = Job::new(publication, 1, None);
         let dialects = [
             Dialect::SocketIo(Parser::Text),
             Dialect::SocketIo(Parser::MessagePack),

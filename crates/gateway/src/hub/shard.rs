@@ -435,7 +435,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_map_of_sets(steps in steps()) {
-            let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+            let metrics = Arc::new(Metrics::new("test", "test", "n").unwrap());
             let namespace_metrics = Arc::new(metrics.namespace("*"));
             let (mut state, mut model) = (State::new(), Model::default());
             for step in steps {
@@ -515,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_socket_is_reached_by_its_id_in_its_own_namespace_only() {
-        let metrics = Arc::new(Metrics::new("test", "test").unwrap());
+        let metrics = Arc::new(Metrics::new("test", "test", "n").unwrap());
         let namespace_metrics = Arc::new(metrics.namespace("*"));
         let mut state = State::new();
         let (one, other) = (SessionId::random(), SessionId::random());

@@ -19,7 +19,7 @@ fn text(text: &str, volatile: bool) -> Message {
 }
 
 fn metrics() -> Arc<Metrics> {
-    Arc::new(Metrics::new("test", "test").unwrap())
+    Arc::new(Metrics::new("test", "test", "n").unwrap())
 }
 
 /// An outbox on a socket, and the peer.

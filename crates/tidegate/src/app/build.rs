@@ -11,6 +11,7 @@ use tidegate_core::memory::Exchange;
 use tidegate_core::{Broker, Incarnation, NodeId, OfflineStore, SessionRegistry, Subscriber};
 use tidegate_gateway::glob::Glob;
 use tidegate_gateway::namespaces::{NamespaceRule, Namespaces, Operations};
+use tidegate_gateway::trace::Tracer;
 use tidegate_gateway::{
     DrainOptions, EngineOptions, Joining, Limits, Node, OfflineOptions, Options, PulseOptions, ServerOptions,
 };
@@ -32,11 +33,12 @@ pub(super) async fn join(
     id: &NodeId,
     exchange: &Exchange,
     page: Option<Bytes>,
+    tracer: Option<Arc<dyn Tracer>>,
 ) -> Result<Node, Error> {
     let incarnation = Incarnation::random();
     let failed = |fault| Error::Start { node: id.clone(), fault };
-    let joining = Joining::new(node_options(config, id.clone(), incarnation.clone(), page), shards())
-        .map_err(failed)?;
+    let options = Options { tracer, ..node_options(config, id.clone(), incarnation.clone(), page) };
+    let joining = Joining::new(options, shards()).map_err(failed)?;
     let Ports { broker, registry, offline, limit } =
         ports(config, id, incarnation, exchange, joining.subscriber()).await?;
     joining.start(broker, registry, offline, limit).await.map_err(failed)
@@ -138,6 +140,7 @@ fn node_options(config: &Config, node: NodeId, incarnation: Incarnation, page: O
             timeout: config.drain.timeout,
             connections_per_second: config.drain.connections_per_second,
         },
+        tracer: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: option_env!("TIDEGATE_REVISION").unwrap_or("unknown").to_owned(),
     }

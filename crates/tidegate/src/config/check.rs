@@ -116,6 +116,10 @@ pub(super) fn level(text: &str) -> Result<(), String> {
         .to_owned())
 }
 
+pub(super) fn otlp_endpoint(text: &str) -> Result<(), String> {
+    crate::app::check_otlp_endpoint(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

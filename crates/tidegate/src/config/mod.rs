@@ -224,6 +224,8 @@ pub struct Log {
     pub level: String,
     /// JSON, one object a line; else for people.
     pub json: bool,
+    /// Where spans go.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Config {
@@ -378,7 +380,11 @@ impl Drain {
 
 impl Log {
     fn of(settings: &Settings) -> Self {
-        Self { level: text(settings, "log.level"), json: text(settings, "log.format") == "json" }
+        Self {
+            level: text(settings, "log.level"),
+            json: text(settings, "log.format") == "json",
+            otlp_endpoint: settings.text("log.otlp_endpoint").map(str::to_owned),
+        }
     }
 }
 
