@@ -69,6 +69,15 @@ micro: ## What single steps cost, in instructions and nanoseconds: codec, envelo
 	@echo "$$(date -u +%F),$$(sed -n 's/^model name[^:]*://p;T;q' /proc/cpuinfo), $$(uname -sr), $$(rustc --version)"
 	cargo bench --locked -p tidegate-test --features bench --bench micro -- "$(STEP)"
 
+.PHONY: monitoring
+monitoring: ## Prometheus's rules with their tests, the runbook, the dashboard; all of it against a real cluster under load.
+	@crates/test/tools.sh build redis node prometheus haproxy
+	cargo build --locked -p tidegate
+	crates/test/monitoring/check.sh
+	crates/test/monitoring/live.sh
+
 .PHONY: manifests
-manifests: ## The compose file and the Kubernetes manifests against their schemas.
+manifests: ## The compose file and the Kubernetes manifests against their schemas, the program, and each other.
+	@crates/test/tools.sh build
+	cargo build --locked -p tidegate
 	k8s/check.sh
