@@ -133,7 +133,7 @@ impl Registry {
         let ended = self.reap_end(&dead, if struck_off { "gone" } else { "reaped" }).await?;
         if ended && !struck_off {
             tended.nodes += 1;
-            tracing::info!(node = %entry.node, incarnation = incarnation.as_str(), "took over from a dead node");
+            tracing::info!(dead = %entry.node, incarnation = incarnation.as_str(), "took over from a dead node");
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ use self::signals::Signals;
 use crate::admin::{self, Control, Status};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::log::Name;
 
 /// What a drain may take beyond its own timeout, to give the lease back and end the tasks.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
@@ -91,14 +92,17 @@ impl Error {
     }
 }
 
-/// Runs all nodes of the process until a signal has stopped them.
+/// Runs all nodes of the process until a signal has stopped them. If it is one, `name` is told what it is called.
 ///
 /// # Errors
 /// When they cannot be started, or one loses its name. What was running has been drained by then.
-pub async fn run(config: &Config) -> Result<(), Error> {
+pub async fn run(config: &Config, name: &Name) -> Result<(), Error> {
     let mut signals = Signals::install().map_err(Error::Signals)?;
     warn_about(config);
     let mut app = App::bind(config).await?;
+    if let [seat] = &app.seats[..] {
+        name.set(seat.id.as_str());
+    }
     let started = tokio::select! {
         started = app.start(config) => started,
         () = signals.next() => Ok(()),

@@ -171,11 +171,11 @@ impl Serve {
             Ok(config) => config,
             Err(exit) => return exit,
         };
-        log::start(&config.log);
+        let name = log::start(&config.log);
         let mut workers = tokio::runtime::Builder::new_multi_thread();
         workers.event_interval(POLLS_BETWEEN_EVENTS);
         let ended = match runtime(workers) {
-            Ok(runtime) => runtime.block_on(app::run(&config)),
+            Ok(runtime) => runtime.block_on(app::run(&config, &name)),
             Err(exit) => return exit,
         };
         match ended {
