@@ -12,6 +12,7 @@ import { serveOldProxy, serveSite } from '../lib/site.mjs';
 import { Stage, stageOf } from '../lib/stage.mjs';
 import { TIDEGATE_ONLY } from '../lib/subject.mjs';
 import { startTidegate } from '../lib/tidegate.mjs';
+import { until } from '../lib/wait.mjs';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const TUTORIAL = readFileSync(here('../../../docs/first-page.md'), 'utf8');
@@ -76,7 +77,9 @@ describe('the pages of the tutorial', { skip: TIDEGATE_ONLY, needs: MISSING }, (
 
       // An offline reminder.
       await bob.context().close();
-      // The node finds out at once; a browser says goodbye.
+      // A browser says goodbye, and the node takes it from there.
+      const sessions = async () => (await (await fetch(`${cluster.admin}/api/v1/users/bob`)).json()).sessions;
+      await until('bob has gone', async () => (await sessions()).length === 0);
       await press(ann, 'Remind them');
       await shows(ann, 'reminder for bob: ');
       assert.ok((await lines(ann)).includes('reminder for bob: stored'), (await lines(ann)).join('\n'));
