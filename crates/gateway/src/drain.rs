@@ -1,5 +1,6 @@
 //! How a node goes away: not ready, no newcomers, connections closed at a pace, everything given back.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::node::Node;
 use crate::options::DrainOptions;
+use crate::outbox::Outbox;
 
 impl Node {
     /// Goes away in phases, within `drain.timeout`: not ready, handshakes refused with 503, connections closed at a
@@ -25,26 +27,35 @@ impl Node {
         outboxes.retain(|outbox| outbox.closed().is_none());
         tracing::info!(connections = outboxes.len(), "draining");
         let spread = pace(outboxes.len(), &inner.options.drain);
-        for (closed, outbox) in outboxes.iter().enumerate() {
+        let mut leaving = Leaving { outboxes, sent: Vec::new(), closed: 0 };
+        while leaving.sent.len() < leaving.outboxes.len() {
             // A few at a time, for a timer's resolution is a millisecond.
-            let due = spread.saturating_mul(u32::try_from(closed).unwrap_or(u32::MAX));
+            let due = spread.saturating_mul(u32::try_from(leaving.sent.len()).unwrap_or(u32::MAX));
             // A pace that would outlast the drain is hurried at its end.
-            let due = due.min(timeout.mul_f64(PACE_SHARE));
-            if due > started.elapsed() + PACE_STEP {
-                tokio::time::sleep_until(started + due).await;
+            let due = started + due.min(timeout.mul_f64(PACE_SHARE));
+            if due > Instant::now() + PACE_STEP {
+                tokio::time::sleep_until(leaving.overdue().map_or(due, |overdue| overdue.min(due))).await;
             }
-            outbox.send_away();
+            leaving.close_overdue();
+            if due <= Instant::now() + PACE_STEP {
+                leaving.send_next();
+            }
         }
-        let closed = outboxes.len();
+        let closed = leaving.outboxes.len();
         inner.connections.close();
-        let answers = (timeout.saturating_sub(started.elapsed()) / 2).min(ANSWERS_TIMEOUT);
-        let answered = tokio::time::timeout(answers, inner.connections.wait()).await.is_ok();
-        if !answered {
-            for outbox in &outboxes {
-                outbox.close(DisconnectReason::ServerShuttingDown);
+        // Half of what is left is for who is closed without an answer.
+        let half = Instant::now() + timeout.saturating_sub(started.elapsed()) / 2;
+        while let Some(overdue) = leaving.overdue() {
+            let until = overdue.min(half);
+            if tokio::time::timeout_at(until, inner.connections.wait()).await.is_ok() {
+                break;
             }
+            if until == half {
+                leaving.close_all();
+            }
+            leaving.close_overdue();
         }
-        drop(outboxes);
+        drop(leaving);
         let left = timeout.saturating_sub(started.elapsed());
         let finished = tokio::time::timeout(left, inner.connections.wait()).await.is_ok();
         inner.closing.cancel();
@@ -64,8 +75,48 @@ impl Node {
 /// How close two closings of a drain may come before they wait for each other.
 const PACE_STEP: Duration = Duration::from_millis(10);
 
-/// How long the answers to what clients have begun are waited for, from the last closing on. The broker and the registry
-/// answer within `redis.command_timeout_ms`, which is two seconds by default.
+/// Connections on their way out, in the order in which they are sent away.
+struct Leaving {
+    outboxes: Vec<Arc<Outbox>>,
+    /// When each was that is.
+    sent: Vec<Instant>,
+    /// So many of them are closed whatever they wait for.
+    closed: usize,
+}
+
+impl Leaving {
+    fn send_next(&mut self) {
+        self.outboxes[self.sent.len()].send_away();
+        self.sent.push(Instant::now());
+    }
+
+    /// When the next one has waited long enough.
+    fn overdue(&self) -> Option<Instant> {
+        Some(*self.sent.get(self.closed)? + ANSWERS_TIMEOUT)
+    }
+
+    /// Closes those who have waited long enough. Most have gone by themselves.
+    fn close_overdue(&mut self) {
+        let now = Instant::now();
+        while self.overdue().is_some_and(|overdue| overdue <= now) {
+            self.close_next();
+        }
+    }
+
+    fn close_all(&mut self) {
+        while self.closed < self.sent.len() {
+            self.close_next();
+        }
+    }
+
+    fn close_next(&mut self) {
+        self.outboxes[self.closed].close(DisconnectReason::ServerShuttingDown);
+        self.closed += 1;
+    }
+}
+
+/// How long the answers to what a client has begun are waited for. The broker and the registry give theirs within
+/// `redis.command_timeout_ms`, which is two seconds by default.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the last answers of a drain may take to leave.

@@ -605,7 +605,7 @@ impl Outbox {
         self.close_state(&mut state, reason);
     }
 
-    /// Has the connection end as soon as its client has been told what became of all that it began. It does nothing for its
+    /// Has the connection end as soon as its client has been told what became of all that it began. It hears nothing of its
     /// client any more until then, and takes what others have for it.
     pub(crate) fn send_away(&self) {
         self.leaving.store(true, Ordering::Release);

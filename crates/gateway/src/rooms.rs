@@ -113,10 +113,7 @@ impl Inner {
     /// answered only after that.
     pub(crate) fn publish(&self, deed: Deed, publication: Publication, id: MessageId, reply: Reply) {
         let hub = Arc::clone(&self.hub);
-        let mut followed = self.traces.as_ref().and_then(|traces| traces.publishing(&publication));
-        if let Some(followed) = &mut followed {
-            followed.note("tidegate.message", id.as_str());
-        }
+        let followed = self.traces.as_ref().and_then(|traces| traces.publishing(&publication, &id));
         self.broker.publish(
             publication,
             Done::call(move |outcome| {

@@ -4,9 +4,9 @@
 //! a sample of what happens: all of it while that is little, and half as much, and half of that, whenever it becomes more
 //! than [`TRACES_PER_SECOND_MAX`].
 //!
-//! Which publications are followed, and the name of their trace, come from their own bytes. They are the same on every
-//! node and no two are alike, since each carries its id and its time at the end. So the publisher's span and the
-//! fan-outs of all nodes meet in one trace, while nothing crosses the wire that Node peers would have to know.
+//! Which publications are followed, and the name of their trace, come from their ids, which every node finds in them. So the
+//! publisher's span and the fan-outs of all nodes meet in one trace, while nothing crosses the wire that Node peers would have
+//! to know; and a trace tells nothing of what is said, or to whom.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,17 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tidegate_core::{Publication, ids};
+use tidegate_core::{MessageId, Publication, ids};
+use tidegate_msgpack::Reader;
 use tokio::time::Instant;
 
-/// Traces that a node follows in a second, before it follows fewer.
+/// Spans that a node has in a second, before it follows fewer: its own publishes, and what it delivers, are one each.
 pub const TRACES_PER_SECOND_MAX: u32 = 100;
 
 /// Below so many a second it follows more again. A quarter, for twice as many must be well below the most.
 const TRACES_PER_SECOND_FEW: u32 = TRACES_PER_SECOND_MAX / 4;
-
-/// Of a publication's bytes, how many at its end name its trace: the id and the time are among them.
-const NAMED_BY: usize = 256;
 
 /// Takes spans that have ended.
 pub trait Tracer: Send + Sync + 'static {
@@ -111,18 +109,23 @@ impl Traces {
     }
 
     /// A publication is on its way to the broker.
-    pub(crate) fn publishing(self: &Arc<Self>, publication: &Publication) -> Option<Followed> {
-        let mut followed = self.follow("publish", named(&publication.data), false)?;
+    pub(crate) fn publishing(
+        self: &Arc<Self>,
+        publication: &Publication,
+        id: &MessageId,
+    ) -> Option<Followed> {
+        let mut followed = self.follow("publish", named(id.as_str()), false)?;
         followed.note("tidegate.namespace", publication.namespace.as_str());
+        followed.note("tidegate.message", id.as_str());
         Some(followed)
     }
 
     /// A publication has come from the broker.
     pub(crate) fn delivering(self: &Arc<Self>, publication: &Publication) -> Option<Followed> {
-        // What others have published may be the same each time.
-        let is_ours = publication.flags.meta;
-        let trace = if is_ours { named(&publication.data) } else { u128::from_be_bytes(ids::random_bytes()) };
-        let mut followed = self.follow("fanout", trace, is_ours)?;
+        let id = publication.flags.meta.then(|| id(&publication.data)).flatten();
+        // What others have published has none.
+        let trace = id.map_or_else(|| u128::from_be_bytes(ids::random_bytes()), named);
+        let mut followed = self.follow("fanout", trace, id.is_some())?;
         followed.note("tidegate.namespace", publication.namespace.as_str());
         Some(followed)
     }
@@ -199,15 +202,21 @@ impl Followed {
     }
 }
 
-/// FNV-1a of 128 bits, over the end of `bytes` and how many there are. Source: draft-eastlake-fnv, section 5. Stable, which
-/// the hashes of the standard library are not between two builds, and no secret is hidden by it.
-fn named(bytes: &[u8]) -> u128 {
+/// The id of a publication of ours, `[event, data, { id, ... }]`.
+fn id(data: &[u8]) -> Option<&str> {
+    let mut reader = Reader::new(data);
+    for _ in 1..reader.array().ok()? {
+        reader.skip().ok()?;
+    }
+    (reader.map().ok()? > 0 && reader.str() == Ok("id")).then(|| reader.str().ok()).flatten()
+}
+
+/// FNV-1a of 128 bits. Source: draft-eastlake-fnv, section 5. Stable, which the hashes of the standard library are not
+/// between two builds.
+fn named(id: &str) -> u128 {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let end = &bytes[bytes.len().saturating_sub(NAMED_BY)..];
-    let count = (bytes.len() as u64).to_be_bytes();
-    let hash =
-        count.iter().chain(end).fold(BASIS, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
+    let hash = id.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
     // The low bits of one factor hardly reach the upper half's; a turn and one more round mix them.
     (hash ^ hash.rotate_right(61)).wrapping_mul(PRIME | 1 << 64)
 }
@@ -215,6 +224,7 @@ fn named(bytes: &[u8]) -> u128 {
 #[cfg(test)]
 mod tests {
     use tidegate_core::{Flags, Namespace, Rooms};
+    use tidegate_msgpack::write;
 
     use super::*;
 
@@ -241,8 +251,19 @@ mod tests {
     async fn a_publish_and_its_fan_outs_meet_in_one_trace() {
         let (one, other) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
         let (a, b) = (Traces::new(Arc::clone(&one) as _), Traces::new(Arc::clone(&other) as _));
-        let sent = publication(&[7; 1_000], true);
-        let publishing = a.publishing(&sent).unwrap();
+        // With the longest names that may follow the id.
+        let message = MessageId::new(1);
+        let mut data = Vec::new();
+        write::array(&mut data, 3);
+        write::str(&mut data, "event");
+        write::str(&mut data, "data");
+        write::map(&mut data, 2);
+        for (key, value) in [("id", message.as_str()), ("room", &"r".repeat(4_096))] {
+            write::str(&mut data, key);
+            write::str(&mut data, value);
+        }
+        let sent = publication(&data, true);
+        let publishing = a.publishing(&sent, &message).unwrap();
         let delivering = b.delivering(&sent).unwrap();
         tokio::time::advance(Duration::from_millis(3)).await;
         delivering.reached(2);
@@ -273,7 +294,7 @@ mod tests {
     fn names_are_spread_over_all_levels() {
         let mut seen = [0_u32; 4];
         for number in 0..4_096_u32 {
-            let lot = (named(&number.to_be_bytes()) >> 64) as u64;
+            let lot = (named(&number.to_string()) >> 64) as u64;
             let level = lot.trailing_zeros() as usize;
             if level < seen.len() {
                 seen[level] += 1;
@@ -283,7 +304,8 @@ mod tests {
             let expected = 4_096 >> (level + 1);
             assert!(count.abs_diff(expected) < expected / 3 + 20, "{level}: {count} of {expected}");
         }
-        assert_ne!(named(&[0]), named(&[0, 0]));
+        assert_eq!(id(b"\x91\xa1e"), None);
+        assert_eq!(id(b""), None);
     }
 
     /// In virtual time.

@@ -300,7 +300,7 @@ impl Line {
             Ok(count) => {
                 self.heard.fetch_add(1, Ordering::Relaxed);
                 buffer.end += count;
-                Poll::Ready(Ok(count == asked))
+                Poll::Ready(Ok(self.socket.may_have_more(count, asked)))
             }
         }
     }

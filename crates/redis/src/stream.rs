@@ -108,9 +108,17 @@ impl Stream {
 
     fn send(&self, tls: &mut ClientConnection) -> io::Result<()> {
         while tls.wants_write() {
-            tls.write_tls(&mut Ready(&self.tcp))?;
+            match tls.write_tls(&mut Ready(&self.tcp)) {
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                written => drop(written?),
+            }
         }
         Ok(())
+    }
+
+    /// Whether there may be more where so many bytes of so many that were asked for came from. Over TLS nobody can tell.
+    pub(crate) fn may_have_more(&self, count: usize, asked: usize) -> bool {
+        count == asked || self.tls.is_some()
     }
 
     /// Reads once; nothing at the end.
@@ -208,5 +216,137 @@ impl Write for Ready<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test is for")]
+
+    use std::future::poll_fn;
+
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::server::TlsStream;
+
+    use super::*;
+
+    macro_rules! pem {
+        ($name:literal) => {
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../test/certificates/", $name))
+        };
+    }
+
+    fn acceptor() -> TlsAcceptor {
+        let certificate = CertificateDer::from_pem_slice(pem!("server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(pem!("server.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key);
+        TlsAcceptor::from(Arc::new(config.unwrap()))
+    }
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    async fn pair() -> (Stream, TlsStream<TcpStream>) {
+        let (near, far) = connected().await;
+        let config = trusting(Some(pem!("ca.pem"))).unwrap();
+        let acceptor = acceptor();
+        let (near, far) = tokio::join!(Stream::secure(near, "localhost", config), acceptor.accept(far));
+        (near.unwrap(), far.unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_believed_is_refused() {
+        let (ca, stranger): (&[u8], &[u8]) = (pem!("ca.pem"), pem!("renewed.pem"));
+        for (authority, host, secure, why) in [
+            (stranger, "localhost", true, "UnknownIssuer"),
+            (ca, "redis.example", true, "NotValidForName"),
+            (ca, "127.0.0.2", true, "NotValidForName"),
+            (ca, "localhost", false, "InvalidContentType"),
+        ] {
+            let (near, mut far) = connected().await;
+            let config = trusting(Some(authority)).unwrap();
+            let serving = async {
+                if secure {
+                    // It is told off, or finds the connection gone.
+                    drop(acceptor().accept(far).await);
+                } else {
+                    far.write_all(b"-NOAUTH this is no TLS\r\n").await.unwrap();
+                    drop(far.read(&mut [0; 1]).await);
+                }
+            };
+            let (refused, ()) = tokio::join!(Stream::secure(near, host, config), serving);
+            let fault = format!("{:?}", refused.err().unwrap());
+            assert!(fault.to_lowercase().contains(&why.to_lowercase()), "{host}: {fault}");
+        }
+        assert!(trusting(Some(b"nonsense")).is_err() && trusting(Some(pem!("server.key"))).is_err());
+    }
+
+    /// Bytes that do not repeat themselves soon.
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|at| u8::try_from(at * at % 251).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_blocked_socket_was_given_leaves_when_it_takes_more() {
+        let (near, mut far) = pair().await;
+        let all = bytes(8 << 20);
+        let mut taken = 0;
+        let mut was_clogged = false;
+        let sending = async {
+            while taken < all.len() {
+                match near.try_write(&all[taken..]) {
+                    Ok(count) => taken += count,
+                    Err(fault) => {
+                        assert_eq!(fault.kind(), io::ErrorKind::WouldBlock);
+                        was_clogged |= near.flush().is_err();
+                        poll_fn(|context| near.poll_write_ready(context)).await.unwrap();
+                    }
+                }
+            }
+            while near.flush().is_err() {
+                poll_fn(|context| near.poll_write_ready(context)).await.unwrap();
+            }
+        };
+        let mut heard = vec![0; all.len()];
+        let hearing = far.read_exact(&mut heard);
+        let ((), read) = tokio::join!(sending, hearing);
+        read.unwrap();
+        assert!(heard == all, "what arrived is not what was sent");
+        assert!(was_clogged, "the socket took everything at once, and nothing was tested");
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_is_read_to_its_end_and_no_further() {
+        let (near, mut far) = pair().await;
+        let all = bytes(100_000);
+        let saying = async {
+            far.write_all(&all).await.unwrap();
+            far.shutdown().await.unwrap();
+        };
+        let hearing = async {
+            let mut heard = Vec::new();
+            // A reader with less room than a record has.
+            let mut room = [0; 1_000];
+            loop {
+                let count = poll_fn(|context| near.poll_read(context, &mut room)).await.unwrap();
+                if count == 0 {
+                    break heard;
+                }
+                heard.extend_from_slice(&room[..count]);
+            }
+        };
+        let ((), heard) = tokio::join!(saying, hearing);
+        assert!(heard == all, "what was heard is not what was said");
     }
 }

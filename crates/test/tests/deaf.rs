@@ -472,6 +472,28 @@ async fn a_drain_waits_for_what_clients_have_begun() {
     cluster.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_for_joins() {
+    let (cluster, lies) = (Cluster::new(Backend::Memory), Lies::new());
+    let a = cluster.add_lying(options("a"), &lies, PATIENCE).await.unwrap();
+    let client = a.websocket().await;
+    lies.subscribing(Subscribing::Held);
+    let join = async {
+        ask_ok(client.socket(), "join", "r").await;
+        assert_eq!(within("the end", client.socket().ended()).await, Reason::TransportClose);
+    };
+    let drain = async {
+        lies.until_held().await;
+        let others = async {
+            eventually("the node to drain", || a.node.readiness().is_err()).await;
+            lies.subscribing(Subscribing::Honest);
+        };
+        tokio::join!(within("the drain", a.node.drain()), others);
+    };
+    tokio::join!(join, drain);
+    cluster.shutdown().await;
+}
+
 /// An answer that does not come must not hold the node up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_for_no_answer_longer_than_it_may_take() {
@@ -489,6 +511,8 @@ async fn a_drain_waits_for_no_answer_longer_than_it_may_take() {
     let (answer, ()) = tokio::join!(publish, drain);
     assert!(answer.is_err(), "{answer:?}");
     assert_eq!(within("the end", client.socket().ended()).await, Reason::TransportClose);
+    // It was closed, and not only left behind.
+    assert_eq!(a.metric("tidegate_disconnects_total{reason=\"server shutting down\"}"), 1);
     cluster.shutdown().await;
 }
 

@@ -175,7 +175,12 @@ impl Serve {
         let mut workers = tokio::runtime::Builder::new_multi_thread();
         workers.event_interval(POLLS_BETWEEN_EVENTS);
         let ended = match runtime(workers) {
-            Ok(runtime) => runtime.block_on(app::run(&config, &name)),
+            Ok(runtime) => {
+                let ended = runtime.block_on(app::run(&config, &name));
+                // Whoever is still asking a disk or a name server, both of which may hang, is not waited for.
+                runtime.shutdown_background();
+                ended
+            }
             Err(exit) => return exit,
         };
         match ended {

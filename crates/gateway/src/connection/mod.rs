@@ -265,7 +265,9 @@ impl Connection {
         // Before any look at the outbox.
         self.outbox.register(context);
         self.turn = MESSAGES_PER_TURN;
-        self.poll_courier(context);
+        if !self.outbox.is_leaving() {
+            self.poll_courier(context);
+        }
         while self.turn > 0 {
             self.turn -= 1;
             if let Some(reason) = self.outbox.closed() {
@@ -278,12 +280,7 @@ impl Connection {
             }
             self.outbox.poll_flush(context);
             if self.outbox.is_leaving() {
-                // Whoever is not idle yet wakes this task.
-                return if self.has_answered() {
-                    Poll::Ready(Exit::because(DisconnectReason::ServerShuttingDown))
-                } else {
-                    Poll::Pending
-                };
+                return self.poll_answers(context).map(Exit::because);
             }
             if self.errand.is_none() && (self.has_news || self.outbox.has_news()) {
                 self.poll_courier(context);
@@ -309,10 +306,21 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Whether its client knows what became of everything that it began.
-    fn has_answered(&self) -> bool {
-        // Each is asked, for each has to know that it is waited for.
-        self.sessions.iter().filter(|session| !session.is_idle()).count() == 0
+    /// Waits until its client knows what became of everything that it began.
+    fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<DisconnectReason> {
+        if let Some(busy) = &mut self.busy {
+            // An answer is given on the way. What else it leads to is not for this node any more: a place that was claimed
+            // is given back.
+            drop(ready!(busy.as_mut().poll(context)));
+            self.busy = None;
+        }
+        // Each is asked, for each has to know that it is waited for; the last deed and the last join wake this task.
+        let waiting = self.sessions.iter().filter(|session| !session.is_idle()).count();
+        if waiting == 0 && self.outbox.is_joined() {
+            Poll::Ready(DisconnectReason::ServerShuttingDown)
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Does what is due and arms the next deadline.

@@ -247,3 +247,40 @@ describe('nodes', { skip: TIDEGATE_ONLY, concurrency: 2 }, () => {
     assert.equal((await heard.next())[0], 'again');
   });
 });
+
+describe('a drain while Redis takes its time', { skip: TIDEGATE_ONLY }, () => {
+  const COMMANDS = { publish: { room: 'r', data: 1 }, broadcast: { data: 1 }, join: 's', send: { to: 'bob', data: 1 }, online: {}, presence: { room: 'r' } };
+
+  test('each client hears what became of what it began, and then comes back elsewhere', async (t) => {
+    const stage = stageOf(t);
+    const redis = await startRedis(stage);
+    const config = 'auth.mode = "none"\n[namespaces."/"]\npresence = true\n';
+    const subject = await startTidegate(stage, { dev: false, config, redis, settings: { cluster: { fence_after_ms: 5_000 }, sessions: { lease_ttl_ms: 10_000 } } });
+    const sockets = [];
+    for (const [i, event] of Object.keys(COMMANDS).entries()) {
+      for (const transport of [WEBSOCKET, POLLING]) {
+        const socket = await connect(stage, subject.url, { ...transport, reconnection: false, auth: { user: `ann-${i}`, device: transport.transports[0] } });
+        sockets.push({ event, socket, ended: once(socket, 'disconnect', 15_000) });
+      }
+    }
+    const received = () => subject.metric('tidegate_messages_received_total');
+    const before = await received();
+    redis.freeze();
+    let stopping;
+    let answered;
+    try {
+      answered = sockets.map(({ event, socket }) => ask(socket, event, COMMANDS[event]));
+      await until('all has arrived', async () => (await received()) === before + sockets.length);
+      stopping = subject.stop();
+      await until('it drains', async () => (await subject.status('/readyz')).status === 503);
+    } finally {
+      redis.thaw();
+    }
+    for (const [i, answer] of answered.entries()) assert.equal((await answer).ok, true, sockets[i].event);
+    for (const { ended } of sockets) assert.match((await ended)[0], /^transport (close|error)$/);
+    await stopping;
+    const log = subject.log.split('\n').filter((line) => line.startsWith('{')).map(JSON.parse);
+    const { closed, finished } = log.find(({ message }) => message === 'drained');
+    assert.deepEqual([closed, finished], [sockets.length, true]);
+  });
+});

@@ -38,6 +38,8 @@ test('polling handshake: exact keys, defaults and headers', async (t) => {
   assert.equal(answer.body[0], '0');
   const opened = JSON.parse(answer.body.slice(1));
   assert.deepEqual(Object.keys(opened).sort(), KEYS);
+  // For load balancers: the node that the sid ends with.
+  if (!IS_STOCK) assert.equal(answer.headers['x-tidegate-node'], opened.sid.slice(20));
   const { sid, ...rest } = opened;
   assert.deepEqual(rest, { upgrades: ['websocket'], pingInterval: 25_000, pingTimeout: 20_000, maxPayload: 1_000_000 });
   assert.match(sid, /^[A-Za-z0-9_.~-]{16,}$/, 'needs no escaping in a query and holds enough randomness');

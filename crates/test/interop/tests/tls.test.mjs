@@ -186,7 +186,7 @@ describe('a certificate that is renewed', OPTIONS, () => {
 
     // A certificate without its key is not used, and is told once.
     await show(second, firstKey);
-    await until('it is found to be of no use', async () => (await renewals('failed')) === 1);
+    await until('it is found to be of no use', async () => (await renewals('failed')) === 1, 15_000);
     assert.equal(await shown(stage, node.port), 'localhost');
     await until('it is told', () => /server\.tls\.key is not the key of the first certificate/.test(node.log));
 

@@ -76,7 +76,9 @@ pub(super) fn open(endpoint: &str) -> Result<(Spans, Export), String> {
 /// What would be right.
 pub(crate) fn check_endpoint(endpoint: &str) -> Result<(), String> {
     let is_right = endpoint.parse::<hyper::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("http") && uri.authority().is_some() && uri.query().is_none()
+        // A user and a password would go nowhere.
+        let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        uri.scheme_str() == Some("http") && is_plain && uri.query().is_none()
     });
     if is_right {
         return Ok(());
@@ -147,20 +149,26 @@ fn data(span: Span, node: &str, scope: &InstrumentationScope) -> SpanData {
 }
 
 impl Export {
-    /// Sends what comes until `stop`, and then what is left.
+    /// Sends what comes until `stop`, and then what is left, as far as that takes no longer than one answer may.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut is_failing = false;
-        let mut is_over = false;
-        while !is_over {
+        tokio::select! {
+            () = self.send_all(&stop, &mut is_failing) => {}
+            () = async { stop.cancelled().await; tokio::time::sleep(TIMEOUT).await } => {}
+        }
+    }
+
+    async fn send_all(&mut self, stop: &CancellationToken, is_failing: &mut bool) {
+        loop {
             let mut batch = Vec::new();
             tokio::select! {
                 _ = self.queue.recv_many(&mut batch, BATCH_MAX) => {}
-                () = stop.cancelled() => is_over = true,
+                () = stop.cancelled() => {}
             }
-            if !is_over && batch.len() < BATCH_MAX {
+            if batch.len() < BATCH_MAX {
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
-                    () = stop.cancelled() => is_over = true,
+                    () = stop.cancelled() => {}
                 }
             }
             while batch.len() < BATCH_MAX
@@ -169,7 +177,8 @@ impl Export {
                 batch.push(span);
             }
             if batch.is_empty() {
-                continue;
+                // Only who stops has nothing.
+                return;
             }
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
@@ -184,13 +193,13 @@ impl Export {
             };
             // Told when it begins and when it is over, not each time.
             match failed {
-                Some(fault) if !is_failing => {
+                Some(fault) if !*is_failing => {
                     tracing::warn!(fault, "the collector does not take spans (log.otlp_endpoint)");
-                    is_failing = true;
+                    *is_failing = true;
                 }
-                None if is_failing => {
+                None if *is_failing => {
                     tracing::info!("the collector takes spans again");
-                    is_failing = false;
+                    *is_failing = false;
                 }
                 _ => {}
             }
@@ -207,7 +216,8 @@ mod tests {
         assert_eq!(target("http://c:4318"), "http://c:4318/v1/traces");
         assert_eq!(target("http://c:4318/"), "http://c:4318/v1/traces");
         assert_eq!(target("http://c/otlp/v1/traces"), "http://c/otlp/v1/traces");
-        for wrong in ["", "c:4318", "https://c", "http://", "http://c/?x=1", "grpc://c:4317"] {
+        for wrong in ["", "c:4318", "https://c", "http://", "http://c/?x=1", "http://u:p@c", "grpc://c:4317"]
+        {
             assert!(check_endpoint(wrong).is_err(), "{wrong}");
         }
         assert_eq!(check_endpoint("http://c:4318"), Ok(()));

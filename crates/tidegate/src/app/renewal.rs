@@ -17,11 +17,12 @@ use crate::config::Tls;
 /// would see; reading two small files is cheaper than to think about it.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Shows what the files hold from the next handshake on, whenever that changes. What cannot be used is logged and counted
-/// once, and leaves the certificate before it in place; files that are caught half-written are right the next time.
+/// Shows what the files hold from the next handshake on, whenever that changes. What cannot be used leaves the certificate
+/// before it in place, and is logged and counted once, when it is still there at the next look: files may be caught half-written,
+/// or one of two exchanged.
 pub(super) async fn watch(tls: Tls, nodes: Vec<Node>, stop: CancellationToken) {
     let watch = Arc::new(Watch { tls, hasher: RandomState::new() });
-    let mut seen = None;
+    let (mut seen, mut doubt) = (None, None);
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -31,19 +32,26 @@ pub(super) async fn watch(tls: Tls, nodes: Vec<Node>, stop: CancellationToken) {
         }
         let looking = Arc::clone(&watch);
         // Away from the workers, since a disk may hang.
-        let Ok((mark, outcome)) = tokio::task::spawn_blocking(move || looking.look(seen)).await else {
-            return;
+        let looked = tokio::select! {
+            looked = tokio::task::spawn_blocking(move || looking.look(seen)) => looked,
+            () = stop.cancelled() => return,
         };
+        let Ok((mark, outcome)) = looked else { return };
         let is_first = seen.replace(mark).is_none();
-        let Some(outcome) = outcome else { continue };
-        // The first look only closes the gap between the start and now.
-        if !is_first || outcome.is_err() {
-            nodes.iter().for_each(|node| node.certificate_renewed(outcome.is_ok()));
-        }
+        let before = doubt.take();
         match outcome {
-            Ok(()) if is_first => {}
-            Ok(()) => tracing::info!("the certificate of the client port was renewed"),
-            Err(fault) => tracing::warn!(fault, "the certificate of the client port could not be renewed"),
+            // The first look only closes the gap between the start and now.
+            Some(Ok(())) if is_first => {}
+            Some(Ok(())) => {
+                nodes.iter().for_each(|node| node.certificate_renewed(true));
+                tracing::info!("the certificate of the client port was renewed");
+            }
+            Some(Err(fault)) => doubt = Some(fault),
+            None => {
+                let Some(fault) = before else { continue };
+                nodes.iter().for_each(|node| node.certificate_renewed(false));
+                tracing::warn!(fault, "the certificate of the client port could not be renewed");
+            }
         }
     }
 }

@@ -104,7 +104,8 @@ pub const KEYS: &[Key] = &[
     text("log.level", check::level, Preset::Text("info"), "error, warn, info, debug or trace, or a filter such as \"info,tidegate_gateway=debug\"."),
     Key { kind: Kind::Choice(&["json", "human"]), ..text("log.format", check::any, Preset::Text("json"), "json or human. With --dev the default is \"human\".") }
         .dev(Preset::Text("human")),
-    text("log.otlp_endpoint", check::otlp_endpoint, Preset::Unset("\"http://127.0.0.1:4318\""), "Collector that takes OpenTelemetry's spans by OTLP over HTTP: a sample of the connects, publishes, fan-outs and sends, a hundred traces a second and node at most. Without a path it is /v1/traces. Not set: nothing is traced."),
+    text("log.otlp_endpoint", check::otlp_endpoint, Preset::Unset("\"http://127.0.0.1:4318\""), "Collector that takes OpenTelemetry's spans by OTLP over HTTP: a sample of the connects, publishes, fan-outs and sends, a hundred spans a second and node at most. Without a path it is /v1/traces; OTEL_EXPORTER_OTLP_HEADERS holds what it wants to be told. Not set: nothing is traced.")
+        .mask(Mask::UrlPassword),
 ];
 
 /// The key at `path`, `*` in the schema standing for any segment.
