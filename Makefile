@@ -76,6 +76,17 @@ monitoring: ## Prometheus's rules with their tests, the runbook, the dashboard; 
 	crates/test/monitoring/check.sh
 	crates/test/monitoring/live.sh
 
+.PHONY: cluster-test
+cluster-test: ## The image built and docker-compose.yml run on an engine of its own, and ill-treated. Takes root.
+	@crates/test/tools.sh build node docker
+	cd crates/test/interop && npm ci --no-audit --no-fund
+	crates/test/cluster/run.sh
+
+.PHONY: rehearse
+rehearse: ## The README's two commands in a bare Debian. Takes root.
+	@crates/test/tools.sh build docker
+	crates/test/rehearsal/run.sh
+
 .PHONY: manifests
 manifests: ## The compose file and the Kubernetes manifests against their schemas, the program, and each other.
 	@crates/test/tools.sh build

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the named tools are here: build, shellcheck, redis, node, netns, chromium, prometheus, haproxy, valgrind.
+# Makes sure that the named tools are here: build, shellcheck, redis, node, netns, chromium, prometheus, haproxy, docker,
+# valgrind.
 # Installs what Debian and Ubuntu have, and says plainly what is missing elsewhere.
 set -euo pipefail
 
@@ -65,6 +66,10 @@ for tool in "$@"; do
         ;;
     prometheus)
         have prometheus promtool || install prometheus
+        ;;
+    docker)
+        have docker dockerd debootstrap iptables slirp4netns ||
+            install docker.io debootstrap iptables iproute2 util-linux slirp4netns git
         ;;
     haproxy)
         have haproxy || install haproxy
