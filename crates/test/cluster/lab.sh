@@ -12,14 +12,15 @@ debian_mirror() {
 
 # Makes $cache/debian.tar, unless it is there: Debian 12, minimal, with certificates and curl, and with the authorities that
 # this machine trusts besides Debian's, in case registries are reached by way of them. It gets that name when it is whole.
-debian_root() {
-    local tar=${cache:?}/debian.tar scratch own lock
-    exec {lock}>"$cache/debian.lock"
-    flock "$lock"
-    [ ! -e "$tar" ] || return 0
+debian_root() (
+    tar=${cache:?}/debian.tar
+    [ ! -e "$tar" ] || exit 0
+    exec 8>"$cache/debian.lock"
+    flock 8
+    [ ! -e "$tar" ] || exit 0
     scratch=$(mktemp -d "$cache/debian.XXXXXX")
-    debootstrap --variant=minbase --include=ca-certificates,curl bookworm "$scratch/root" "$(debian_mirror)" ||
-        { rm -rf "$scratch" && return 1; }
+    trap 'rm -rf "$scratch"' EXIT
+    debootstrap --variant=minbase --include=ca-certificates,curl bookworm "$scratch/root" "$(debian_mirror)" || exit 1
     own=(/usr/local/share/ca-certificates/*.crt)
     if [ -e "${own[0]}" ]; then
         cp "${own[@]}" "$scratch/root/usr/local/share/ca-certificates/"
@@ -27,8 +28,8 @@ debian_root() {
     fi
     echo "nameserver $UPLINK_DNS" >"$scratch/root/etc/resolv.conf"
     rm -rf "$scratch/root/var/cache/apt/archives"/*.deb "$scratch/root/var/lib/apt/lists"/*
-    tar -C "$scratch/root" -cf "$scratch/tar" . && mv "$scratch/tar" "$tar" && rm -rf "$scratch"
-}
+    tar -C "$scratch/root" -cf "$scratch/tar" . && mv "$scratch/tar" "$tar"
+)
 
 # What answers for names in a network made below.
 UPLINK_DNS=10.0.2.3

@@ -23,7 +23,7 @@ name=tidegate-cluster-$$
 work=$(mktemp -d)
 began=$SECONDS
 passed=0
-uplink='' engine=''
+uplink='' engine='' running=''
 # shellcheck source-path=SCRIPTDIR source=lab.sh
 . "$here/lab.sh"
 
@@ -36,11 +36,10 @@ fail() {
 step() {
     local what=$1 from=$SECONDS code=0
     shift
-    # Not in an `if`, inside of which a function goes on after a failure.
-    set +e
-    (set -e && "$@") >"$work/output" 2>&1
-    code=$?
-    set -e
+    # In the background, since bash hears a signal only when what runs in the foreground has ended.
+    (set -e && "$@") >"$work/output" 2>&1 &
+    running=$!
+    wait "$running" || code=$?
     if [ $code != 0 ]; then
         echo "FAIL  $what"
         tail -n 60 "$work/output" | sed 's/^/      /'
@@ -88,6 +87,7 @@ end() {
 clean() {
     local code=$? left=''
     trap - EXIT
+    end "$running"
     [ ! -S "$work/socket" ] || empty_engine >/dev/null 2>&1 || true
     end "$engine"
     end "$uplink"
@@ -214,7 +214,9 @@ fi
 # Through the compose file, as a user does it, whose arguments are tried thereby.
 step "$what" docker compose build --progress=plain gateway
 step 'docker compose up --wait' docker compose up --wait --wait-timeout 90 --no-build
-"${inside[@]}" node "$here/steps.mjs" "$work/passed"
+"${inside[@]}" node "$here/steps.mjs" "$work/passed" &
+running=$!
+wait "$running"
 passed=$((passed + $(cat "$work/passed")))
 step 'docker compose down' docker compose --profile others down --volumes --timeout 40
 

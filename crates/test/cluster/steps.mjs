@@ -245,25 +245,28 @@ const STEPS = {
     return `${statuses.length - refused.length} let in, ${refused.length} refused`;
   },
 
-  // A changed configuration costs nobody a connection, and polling clients find their nodes also afterwards.
+  // A changed configuration costs nobody a WebSocket, which the old process keeps. The new one has forgotten whose node is
+  // where, so that clients that poll come back with a new session.
   async reload(stage) {
     const crowd = new Crowd(stage, URL, 'reload');
     await crowd.admit(8);
     await compose('kill', '--signal', 'HUP', 'loadbalancer');
     await pause(RELOADED_MS);
     await rotation(GATEWAYS);
+    await crowd.complete();
     await crowd.hearEachOther();
-    crowd.isUntroubled();
-    const after = new Crowd(stage, URL, 'reload');
-    await after.admit(4);
-    after.isUntroubled();
+    const [moved, stayed] = [true, false].map((polls) => crowd.members.filter(({ way }) => (way === 'polling') === polls));
+    for (const { user, absences } of stayed) assert.deepEqual(absences, [], `${user} stays`);
+    const absences = moved.flatMap((member) => member.absences);
+    assert.ok(Math.max(0, ...absences) < BACK_AFTER_DEATH_MS, `a poll was away for ${Math.max(...absences)} ms`);
+    return `${stayed.length} stayed, ${absences.length} of ${moved.length} polling clients came back, after ${Math.max(0, ...absences)} ms at the latest`;
   },
 
   async metrics() {
     for (const gateway of await gateways()) {
       await tell(await gateway.metrics(), 'prometheus', 'promtool', 'check', 'metrics');
     }
-    await tell(undefined, 'loadbalancer', 'haproxy', '-c', '-f', '/usr/local/etc/haproxy/haproxy.cfg', '-L', 'loadbalancer');
+    await tell(undefined, 'loadbalancer', 'haproxy', '-c', '-f', '/usr/local/etc/haproxy/haproxy.cfg');
     assert.equal(await query('up{job="loadbalancer"}'), 1, 'Prometheus sees the balancer');
   },
 

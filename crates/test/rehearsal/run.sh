@@ -65,6 +65,8 @@ debian_root >"$work/output" 2>&1 || { cat "$work/output" && fail 'no bare Debian
 network "$name" || fail 'slirp4netns did not come up'
 mkdir -p "$bare" && tar -C "$bare" -xf "$cache/debian.tar"
 mkdir -p "$bare/opt/rust" "$bare/root/tidegate"
+# As every installer writes it.
+printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >"$bare/etc/hosts"
 git -C "$root" archive HEAD | tar -C "$bare/root/tidegate" -x
 install -m 755 "$here/serves.sh" "$bare/root/serves.sh"
 

@@ -107,7 +107,7 @@ impl RedisServer {
     #[must_use]
     pub fn secure_url(&self) -> String {
         let Kind::Secure(port) = self.kind else { panic!("it speaks no TLS") };
-        format!("rediss://localhost:{port}")
+        format!("rediss://127.0.0.1:{port}")
     }
 
     /// Its port on 127.0.0.1.

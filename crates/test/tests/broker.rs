@@ -150,8 +150,8 @@ async fn the_same_over_tls() {
 async fn a_server_that_cannot_be_believed_is_not_used() {
     let cluster = RedisCluster::start_secure();
     let stranger = include_bytes!("../certificates/renewed.pem");
-    let by_number = cluster.0.secure_url().replace("localhost", "127.0.0.2");
-    let in_clear = format!("rediss://localhost:{}", cluster.0.port());
+    let by_number = cluster.0.secure_url().replace("127.0.0.1", "127.0.0.2");
+    let in_clear = format!("rediss://127.0.0.1:{}", cluster.0.port());
     for options in [
         Options { tls_ca: Some(stranger.to_vec()), ..cluster.options("a") },
         Options { url: by_number, ..cluster.options("a") },
