@@ -106,7 +106,7 @@ clean() {
 }
 
 mounts() {
-    cut -d ' ' -f 2 /proc/mounts | grep -E "^($work|$cache/engine)/" || true
+    cut -d ' ' -f 2 /proc/mounts | grep -E "^($work|$cache/engine)(/|$)" || true
 }
 
 # --- The images
