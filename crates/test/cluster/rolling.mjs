@@ -57,9 +57,11 @@ async function restart(gateway, crowd) {
   // A poll that finds another node ends in an error; up to the end of the drain each of them finds its own.
   for (const { user, way, leftBy } of gone) assert.equal(leftBy, 'transport close', `how ${user}, ${way}, was sent away`);
   const closings = gone.map(({ leftAt }) => leftAt);
-  const took = (Math.max(...closings) - Math.min(...closings)) / 1_000;
+  // Whose turn it is when is up to the node, so the crowd's may all be early or late ones.
   const planned = (said.closed - 1) / PACE;
-  assert.ok(took > 0.7 * planned && took < 1.3 * planned + 1, `${said.closed} closings took ${took} s instead of ${planned} s`);
+  assert.ok(said.elapsed_ms / 1_000 > 0.9 * planned, `${said.closed} closings took ${said.elapsed_ms} ms instead of ${planned} s`);
+  const took = (Math.max(...closings) - Math.min(...closings)) / 1_000;
+  assert.ok(took < 1.3 * planned + 1, `${said.closed} closings took ${took} s instead of ${planned} s`);
   const busiest = busiestSecond(closings);
   assert.ok(busiest <= 1.5 * PACE, `${busiest} closings in one second`);
   await gateway.start();
