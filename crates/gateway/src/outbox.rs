@@ -522,15 +522,24 @@ impl Outbox {
                     && poll.send(payload(&polling.queue)).is_ok()
                 {
                     polling.queue = VecDeque::new();
-                    self.terms.metrics.outbox_shrank(state.bytes);
-                    state.bytes = 0;
-                    state.volatile = 0;
-                    if state.watched {
-                        self.wake_news();
-                    }
+                    self.emptied(state);
                 }
             }
             Transport::Gone => {}
+        }
+    }
+
+    /// A poll has fetched everything.
+    fn emptied(&self, state: &mut State) {
+        self.terms.metrics.outbox_shrank(state.bytes);
+        state.bytes = 0;
+        state.volatile = 0;
+        if state.watched {
+            self.wake_news();
+        }
+        if state.closed.is_some() {
+            // Its task waits for that.
+            self.waker.wake();
         }
     }
 
@@ -548,15 +557,7 @@ impl Outbox {
         if !queue.is_empty() {
             let payload = payload(queue);
             *queue = VecDeque::new();
-            self.terms.metrics.outbox_shrank(state.bytes);
-            state.bytes = 0;
-            state.volatile = 0;
-            if state.watched {
-                self.wake_news();
-            }
-            if state.closed.is_some() {
-                self.waker.wake();
-            }
+            self.emptied(state);
             return Poll::Ready(payload);
         }
         let (sender, receiver) = oneshot::channel();

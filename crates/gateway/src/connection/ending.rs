@@ -87,6 +87,12 @@ impl Connection {
                 return;
             }
             self.hung_up(Duration::from_millis(HANG_UP_MS)).await;
+        } else if !self.link.is_websocket()
+            && let Some(limit) = self.linger(exit.reason)
+            && !flushed(&self.outbox, limit).await
+        {
+            // Official clients forget what they were answered if the close comes in the same payload.
+            return;
         }
         let frame = match frame {
             Some(Close { code, text }) => websocket::close(Some(code), &text),

@@ -206,6 +206,18 @@ describe('nodes', { skip: TIDEGATE_ONLY, concurrency: 2 }, () => {
     assert.deepEqual(await subject.exited(), { code: 0, signal: null });
   });
 
+  test('SIGTERM before an answer was fetched: it comes alone, for clients forget what they wait for at the close', async (t) => {
+    const stage = stageOf(t);
+    const subject = await startTidegate(stage, { settings: { drain: { timeout_ms: 4_000 } } });
+    const session = await Polling.connect(subject.url);
+    await session.post('421["heartbeat"]');
+    subject.signal('SIGTERM');
+    await until('its session is over', async () => (await subject.metric('tidegate_sessions')) === 0);
+    assert.match((await session.poll()).body, /^431\[\{"ok":true[^\x1e]*$/);
+    assert.match((await session.poll()).body, /(^|\x1e)1$/);
+    assert.deepEqual(await subject.exited(), { code: 0, signal: null });
+  });
+
   test('while it drains a node takes no newcomers', async (t) => {
     const stage = stageOf(t);
     const subject = await startTidegate(stage, { settings: { drain: { timeout_ms: 4_000 } } });
