@@ -17,7 +17,8 @@ name=tidegate-rehearsal-$$
 work=$(mktemp -d)
 bare=$work/root
 began=$SECONDS
-uplink=''
+log=$cache/rehearsal.log
+uplink='' running=''
 # shellcheck source-path=SCRIPTDIR source=../cluster/lab.sh
 . "$here/../cluster/lab.sh"
 
@@ -29,6 +30,8 @@ fail() {
 clean() {
     local code=$?
     trap - EXIT
+    # It takes its children along.
+    [ -z "$running" ] || kill -KILL "$running" 2>/dev/null || true
     [ -z "$uplink" ] || kill "$uplink" 2>/dev/null || true
     [ ! -e "/run/netns/$name" ] || ip netns delete "$name" || true
     # Mounts were private to processes that are gone.
@@ -40,9 +43,15 @@ clean() {
 bare() {
     local what=$1 from=$SECONDS
     shift
+    # In the background, since bash hears a signal only when what runs in the foreground has ended.
     nsenter --net="/run/netns/$name" -- \
-        unshare --mount --propagation private --pid --fork --kill-child "$here/bare.sh" "$bare" "$@" >"$work/output" 2>&1 ||
-        { tail -n 60 "$work/output" | sed 's/^/      /' && fail "$what"; }
+        unshare --mount --propagation private --pid --fork --kill-child "$here/bare.sh" "$bare" "$@" >"$log" 2>&1 &
+    running=$!
+    if ! wait "$running"; then
+        grep -nE '^ *not ok |panicked at|^error|FAILED' "$log" | head -n 40 | sed 's/^/      /' || true
+        tail -n 30 "$log" | sed 's/^/      /'
+        fail "$what; all of it is in $log"
+    fi
     printf 'ok    %4d s  %s\n' $((SECONDS - from)) "$what"
 }
 
@@ -61,7 +70,7 @@ commands=$(git -C "$root" show HEAD:README.md |
     awk '/^## /{start = $0 == "## Start"} start && /^```/{inside = !inside && !seen; seen = 1; next} inside' | sed -E 's/ *#.*//')
 [ "$commands" = $'make run\nmake test' ] || fail "under \"Start\" the README has other commands than this expects: $commands"
 
-debian_root >"$work/output" 2>&1 || { cat "$work/output" && fail 'no bare Debian'; }
+debian_root >"$log" 2>&1 || { cat "$log" && fail 'no bare Debian'; }
 network "$name" || fail 'slirp4netns did not come up'
 mkdir -p "$bare" && tar -C "$bare" -xf "$cache/debian.tar"
 mkdir -p "$bare/opt/rust" "$bare/root/tidegate"
