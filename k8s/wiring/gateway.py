@@ -14,6 +14,19 @@ DUMMIES = {
     "api-keys": "0123456789abcdef",
 }
 
+# What both of nginx's controllers must be told, and one of them.
+INGRESS = [
+    f"{controller}/{name}"
+    for controller in ["nginx.org", "nginx.ingress.kubernetes.io"]
+    for name in ["proxy-read-timeout", "proxy-send-timeout", "proxy-next-upstream"]
+] + [
+    "nginx.org/websocket-services",
+    "nginx.org/lb-method",
+    "nginx.org/client-max-body-size",
+    "nginx.ingress.kubernetes.io/upstream-hash-by",
+    "nginx.ingress.kubernetes.io/proxy-body-size",
+]
+
 
 def check(rendering, program, faults):
     deployment = rendering.find("Deployment", "tidegate")
@@ -35,6 +48,9 @@ def check(rendering, program, faults):
         faults.hold(known.get(name) == port(settings["server"][key]), f"server.{key} is not the port named {name}")
     _probes(program, container, faults)
     _leaving(deployment, container, drain_s(settings), faults)
+    _memory(container, settings["server"]["connections_max"], faults)
+    budgeted = any(rendering.pods(one["spec"]["selector"]) == [template] for one in rendering.all("PodDisruptionBudget"))
+    faults.hold(budgeted, "Deployment: no PodDisruptionBudget keeps hosts from being emptied all at once")
     _image(program, deployment, container, faults)
     _clients(rendering, program, settings, faults)
     _scaling(rendering, program, settings, faults)
@@ -91,6 +107,16 @@ def _probes(program, container, faults):
         # /readyz is red while Redis is away: then a node is not ready, and must not be restarted.
         is_readiness = probe == "readinessProbe"
         faults.hold((get.get("path") == "/readyz") == is_readiness, f"{probe}: asks {get.get('path')}")
+    patience = container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"]
+    faults.hold(patience >= 20, f"livenessProbe: a node that is busy for {patience} s is killed")
+
+
+def _memory(container, connections_max, faults):
+    """As much as it has when the alert TidegateMemoryPerConnection begins, with all the connections that it may have."""
+    limit = container["resources"]["limits"]["memory"]
+    bytes_limit = int(limit[:-2]) * {"Mi": 1 << 20, "Gi": 1 << 30}[limit[-2:]]
+    needed = (64 << 20) + connections_max * (64 << 10)
+    faults.hold(bytes_limit >= needed, f"Deployment: {limit} of memory, {needed >> 20}Mi before the alert comes")
 
 
 def _leaving(deployment, container, drain, faults):
@@ -106,6 +132,7 @@ def _leaving(deployment, container, drain, faults):
     faults.hold(ready >= sleep + drain, f"Deployment: minReadySeconds {ready} lets two pods drain at once")
     update = spec["strategy"]["rollingUpdate"]
     faults.hold(update["maxUnavailable"] == 0, "Deployment: a rollout takes a node away before its successor is ready")
+    faults.hold(update["maxSurge"] == 1, f"Deployment: maxSurge {update['maxSurge']}, so that not one pod at a time goes")
 
 
 def _image(program, deployment, container, faults):
@@ -126,12 +153,16 @@ def _clients(rendering, program, settings, faults):
         return
     targets = [entry["targetPort"] for entry in service["spec"]["ports"]]
     faults.hold(targets == ["client"], f"{title(service)}: leads clients to {targets}")
+    affinity = service["spec"].get("sessionAffinity")
+    faults.hold(affinity == "ClientIP", f"{title(service)}: polls of a client go to any pod")
     served = {settings["engine"]["path"], program.plain_path}
     for ingress in rendering.all("Ingress"):
         for rule in ingress["spec"]["rules"]:
             paths = {path["path"] for path in rule["http"]["paths"]}
             faults.hold(paths == served, f"{title(ingress)}: leads to {sorted(paths)}, served are {sorted(served)}")
         silence = (settings["engine"]["ping_interval_ms"] + settings["engine"]["ping_timeout_ms"]) / 1000
+        for name in INGRESS:
+            faults.hold(name in ingress["metadata"]["annotations"], f"{title(ingress)}: does not say {name}")
         for name, value in ingress["metadata"]["annotations"].items():
             if name.endswith(("/proxy-read-timeout", "/proxy-send-timeout")):
                 faults.hold(int(value.rstrip("s")) > silence, f"{title(ingress)}: {name} is not above {silence} s")
@@ -149,7 +180,8 @@ def _scaling(rendering, program, settings, faults):
             most = settings["server"]["connections_max"]
             faults.hold(crowd <= most, f"{title(scaler)}: a pod fewer leaves {crowd} clients to each, of {most} at most")
         down = spec["behavior"]["scaleDown"]
-        slow = down["stabilizationWindowSeconds"] >= 600 and all(policy["value"] == 1 for policy in down["policies"])
+        one_by_one = all(policy["value"] == 1 and policy["periodSeconds"] >= 60 for policy in down["policies"])
+        slow = down["stabilizationWindowSeconds"] >= 600 and one_by_one and down["policies"]
         faults.hold(slow, f"{title(scaler)}: clients are sent away in a hurry")
 
 

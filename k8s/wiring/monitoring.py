@@ -46,6 +46,8 @@ def _monitor(rendering, program, monitor, faults):
         faults.hold(endpoint.get("honorLabels") is True, f"{title(monitor)}: renames the label namespace of our series")
         for relabeling in endpoint.get("relabelings", []):
             faults.hold(set(relabeling) <= RELABELING, f"{title(monitor)}: a relabeling has {sorted(relabeling)}")
+        named_by_pod = any(one.get("targetLabel") == "instance" for one in endpoint.get("relabelings", []))
+        faults.hold(named_by_pod, f"{title(monitor)}: instance is an address and not the node's id")
         for service in services:
             named = [entry["name"] for entry in service["spec"]["ports"]]
             faults.hold(endpoint["port"] in named, f"{title(monitor)}: {title(service)} has no port {endpoint['port']}")

@@ -3,6 +3,11 @@
 from rendering import ports, title
 
 DNS = {(53, "UDP"), (53, "TCP")}
+DNS_PODS = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+}
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
 def check(rendering, gateway, redis_ports, faults):
@@ -65,16 +70,23 @@ def _ports(policy, rule, template, faults):
 
 
 def _gateway(policies, known, redis_ports, faults):
-    admitted, ways_out = set(), set()
+    admitted, ways_out, names, scraped = set(), set(), False, False
     for policy in policies:
         for rule in policy["spec"].get("ingress", []):
             numbers = {entry["port"] for entry in rule.get("ports", [])} or set(known.values())
             admitted |= numbers
+            scraped |= known["admin"] in numbers and PROMETHEUS in rule.get("from", [])
+            anyone = known["client"] not in numbers or "from" not in rule
+            faults.hold(anyone, f"{title(policy)}: not all clients may come in, and no policy says who balances")
             guarded = rule.get("from") and all(any(peer.values()) for peer in rule["from"])
             faults.hold(known["admin"] not in numbers or guarded, f"{title(policy)}: the admin port is open to all")
         for rule in policy["spec"].get("egress", []):
-            ways_out |= {(entry["port"], entry.get("protocol", "TCP")) for entry in rule.get("ports", [])}
+            ways = {(entry["port"], entry.get("protocol", "TCP")) for entry in rule.get("ports", [])}
+            names |= DNS <= ways and DNS_PODS in rule.get("to", [])
+            ways_out |= ways
     for name, number in known.items():
         faults.hold(number in admitted, f"NetworkPolicy: nobody may reach the {name} port {number}")
-    needed = DNS | {(number, "TCP") for number in redis_ports}
+    faults.hold(scraped, "NetworkPolicy: Prometheus may not reach the admin port")
+    faults.hold(names, "NetworkPolicy: no way to the cluster's DNS")
+    needed = {(number, "TCP") for number in redis_ports}
     faults.hold(needed <= ways_out, f"NetworkPolicy: no way out for {sorted(needed - ways_out)}")

@@ -68,6 +68,7 @@ def check(rendering, faults):
                 faults.hold(known, f"{title(service)}: the pods have no port {entry['targetPort']}")
     for budget in rendering.all("PodDisruptionBudget"):
         faults.hold(rendering.pods(budget["spec"]["selector"]), f"{title(budget)}: selects no pods")
+        faults.hold(budget["spec"].get("maxUnavailable", 0) >= 1, f"{title(budget)}: no host can be emptied")
     for scaler in rendering.all("HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
         workload = rendering.find(target["kind"], target["name"])
@@ -76,6 +77,8 @@ def check(rendering, faults):
             continue
         faults.hold(workload["apiVersion"] == target["apiVersion"], f"{title(scaler)}: {target['apiVersion']}")
         faults.hold("replicas" not in workload["spec"], f"{title(scaler)}: every apply sets its replicas back")
+        least, most = scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]
+        faults.hold(most > least, f"{title(scaler)}: from {least} to {most} pods")
     for ingress in rendering.all("Ingress"):
         for rule in ingress["spec"]["rules"]:
             for path in rule["http"]["paths"]:
