@@ -78,13 +78,13 @@ monitoring: ## Prometheus's rules with their tests, the runbook, the dashboard; 
 
 .PHONY: cluster-test
 cluster-test: ## The image built and docker-compose.yml run on an engine of its own, and ill-treated. Takes root.
-	@crates/test/tools.sh build node docker
+	@crates/test/tools.sh build node lab docker
 	cd crates/test/interop && npm ci --no-audit --no-fund
 	crates/test/cluster/run.sh
 
 .PHONY: rehearse
 rehearse: ## The README's two commands in a bare Debian. Takes root.
-	@crates/test/tools.sh build docker
+	@crates/test/tools.sh build lab
 	crates/test/rehearsal/run.sh
 
 .PHONY: manifests

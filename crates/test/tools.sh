@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the named tools are here: build, shellcheck, redis, node, netns, chromium, prometheus, haproxy, docker,
-# valgrind.
+# Makes sure that the named tools are here: build, shellcheck, redis, node, netns, chromium, prometheus, haproxy, lab,
+# docker, valgrind.
 # Installs what Debian and Ubuntu have, and says plainly what is missing elsewhere.
 set -euo pipefail
 
@@ -67,9 +67,12 @@ for tool in "$@"; do
     prometheus)
         have prometheus promtool || install prometheus
         ;;
+    lab)
+        have debootstrap slirp4netns ip nsenter git || install debootstrap slirp4netns iproute2 util-linux git
+        ;;
     docker)
-        have docker dockerd debootstrap iptables slirp4netns ||
-            install docker.io debootstrap iptables iproute2 util-linux slirp4netns git
+        have docker dockerd || install docker.io
+        have iptables || install iptables
         ;;
     haproxy)
         have haproxy || install haproxy

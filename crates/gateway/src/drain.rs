@@ -30,9 +30,7 @@ impl Node {
         let mut leaving = Leaving { outboxes, sent: Vec::new(), closed: 0 };
         while leaving.sent.len() < leaving.outboxes.len() {
             // A few at a time, for a timer's resolution is a millisecond.
-            let due = spread.saturating_mul(u32::try_from(leaving.sent.len()).unwrap_or(u32::MAX));
-            // A pace that would outlast the drain is hurried at its end.
-            let due = started + due.min(timeout.mul_f64(PACE_SHARE));
+            let due = started + spread.saturating_mul(u32::try_from(leaving.sent.len()).unwrap_or(u32::MAX));
             if due > Instant::now() + PACE_STEP {
                 tokio::time::sleep_until(leaving.overdue().map_or(due, |overdue| overdue.min(due))).await;
             }
@@ -128,13 +126,24 @@ const PACE_SHARE: f64 = 0.8;
 /// Closings a second that are never undercut by an even spread: a node with ten clients gains nothing from waiting.
 const PACE_MIN_PER_SECOND: f64 = 50.0;
 
-/// Time from one closing to the next.
+/// Time from one closing to the next. A set pace that would outlast the drain gives way to an even one, for what is left at
+/// the end would go all at once.
 fn pace(connections: usize, options: &DrainOptions) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "a pace needs no exact integers")]
     let even = connections as f64 / (options.timeout.as_secs_f64() * PACE_SHARE).max(0.001);
     let per_second = match options.connections_per_second {
         0 => even.max(PACE_MIN_PER_SECOND),
-        set => f64::from(set),
+        set => {
+            let set = f64::from(set);
+            if set < even {
+                tracing::warn!(
+                    connections,
+                    timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX),
+                    "drain.connections_per_second is too slow for drain.timeout_ms: closing evenly in the time there is"
+                );
+            }
+            set.max(even)
+        }
     };
     Duration::from_secs_f64(1.0 / per_second)
 }
@@ -149,6 +158,11 @@ mod tests {
         assert_eq!(pace(8_000, &options), Duration::from_millis(1));
         assert_eq!(pace(2, &options), Duration::from_millis(20));
         let set = DrainOptions { connections_per_second: 10, ..options };
-        assert_eq!(pace(8_000, &set), Duration::from_millis(100));
+        assert_eq!(pace(80, &set), Duration::from_millis(100));
+        assert_eq!(
+            pace(8_000, &set),
+            Duration::from_millis(1),
+            "what it would leave to the end is spread, too"
+        );
     }
 }

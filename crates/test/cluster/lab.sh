@@ -31,6 +31,48 @@ debian_root() (
     tar -C "$scratch/root" -cf "$scratch/tar" . && mv "$scratch/tar" "$tar"
 )
 
+# begin COMMAND...: starts it, in a process group of its own; `running` is both. In the background, since bash hears a signal
+# only when what runs in the foreground has ended.
+begin() {
+    set -m
+    "$@" &
+    # shellcheck disable=SC2034 # for whoever sourced this
+    running=$!
+    set +m
+}
+
+# end PID: at most 30 s for a process, or its group if it leads one, to end by itself.
+end() {
+    [ -n "$1" ] || return 0
+    local whom=$1
+    ! kill -0 -- "-$1" 2>/dev/null || whom=-$1
+    kill -- "$whom" 2>/dev/null || return 0
+    for _ in $(seq 150); do
+        kill -0 -- "$whom" 2>/dev/null || return 0
+        sleep 0.2
+    done
+    kill -9 -- "$whom" 2>/dev/null || true
+}
+
+# remove DIRECTORY: also where the last processes that write into it are still on their way out.
+remove() {
+    for _ in $(seq 50); do
+        ! rm -rf --one-file-system "$1" 2>/dev/null || return 0
+        sleep 0.2
+    done
+    rm -rf --one-file-system "$1"
+}
+
+# The networks of runs that were killed before they could clean up: a name ends with the process that made it.
+sweep() {
+    local network
+    for network in $(ip netns list | grep -oE '^tidegate-(cluster|rehearsal)-[0-9]+'); do
+        [ ! -e "/proc/${network##*-}" ] || continue
+        pgrep -f "slirp4netns .*/run/netns/$network " | xargs -r kill || true
+        ip netns delete "$network" || true
+    done
+}
+
 # What answers for names in a network made below.
 UPLINK_DNS=10.0.2.3
 
@@ -39,7 +81,8 @@ UPLINK_DNS=10.0.2.3
 network() {
     ip netns add "$1"
     ip -n "$1" link set lo up
-    slirp4netns --configure --mtu=65520 --disable-host-loopback --netns-type=path "/run/netns/$1" tap0 >/dev/null 2>&1 &
+    # Without the lock of whoever sources this, which must not outlive that.
+    slirp4netns --configure --mtu=65520 --disable-host-loopback --netns-type=path "/run/netns/$1" tap0 >/dev/null 2>&1 9>&- &
     # shellcheck disable=SC2034 # for whoever sourced this, to end it
     uplink=$!
     for _ in $(seq 100); do

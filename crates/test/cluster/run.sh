@@ -20,10 +20,9 @@ root=$(cd "$here/../../.." && pwd)
 cache=${CARGO_TARGET_DIR:-$root/target}/cluster-cache
 binary=${CLUSTER_BINARY:-}
 name=tidegate-cluster-$$
-work=$(mktemp -d)
 began=$SECONDS
 passed=0
-uplink='' engine='' running=''
+work='' uplink='' engine='' running=''
 # shellcheck source-path=SCRIPTDIR source=lab.sh
 . "$here/lab.sh"
 
@@ -32,13 +31,15 @@ fail() {
     exit 1
 }
 
+quietly() {
+    (set -e && "$@") >"$work/output" 2>&1
+}
+
 # step NAME COMMAND...: what it prints is shown if it fails.
 step() {
     local what=$1 from=$SECONDS code=0
     shift
-    # In the background, since bash hears a signal only when what runs in the foreground has ended.
-    (set -e && "$@") >"$work/output" 2>&1 &
-    running=$!
+    begin quietly "$@"
     wait "$running" || code=$?
     if [ $code != 0 ]; then
         echo "FAIL  $what"
@@ -52,9 +53,15 @@ step() {
 # Puts a command into the cluster's network. Not `ip netns exec`, which mounts /sys anew and so hides the control groups.
 inside=(nsenter --net="/run/netns/$name" --)
 
+# One that was left behind by a run that was killed; its containers end with it.
+end_stale_engine() {
+    local stale
+    for stale in $(pgrep -f "dockerd .*--data-root $cache/engine "); do end "$stale"; done
+}
+
 start_engine() {
     "${inside[@]}" dockerd --host "unix://$work/socket" --data-root "$cache/engine" --exec-root "$work/exec" --dns "$UPLINK_DNS" \
-        --pidfile "$work/pid" >"$work/log" 2>&1 &
+        --pidfile "$work/pid" >"$work/log" 2>&1 9>&- &
     engine=$!
     for _ in $(seq 150); do
         ! docker info >/dev/null 2>&1 || return 0
@@ -73,16 +80,6 @@ empty_engine() {
     docker image prune -f
 }
 
-# end PID: at most 30 s for a process to end by itself.
-end() {
-    [ -n "$1" ] && kill "$1" 2>/dev/null || return 0
-    for _ in $(seq 150); do
-        kill -0 "$1" 2>/dev/null || return 0
-        sleep 0.2
-    done
-    kill -9 "$1" 2>/dev/null || true
-}
-
 # Whatever happened, nothing that was started outlives the script.
 clean() {
     local code=$? left=''
@@ -96,8 +93,8 @@ clean() {
     [ ! -e "/run/netns/$name" ] || ip netns delete "$name" || true
     left+=$(mounts)
     left+=$(ip netns list | grep -w "$name" || true)
-    left+=$(pgrep -fa "$work" || true)
-    rm -rf "$work"
+    left+=$(pgrep -fa "$work|$cache/debian\." || true)
+    remove "$work"
     if [ -n "$left" ]; then
         echo "FAIL  something is left: $left"
         code=1
@@ -178,8 +175,11 @@ done
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock -n 9 || fail "another run uses $cache"
+work=$(mktemp -d)
 trap clean EXIT
 trap 'exit 130' INT TERM
+sweep
+end_stale_engine
 
 cd "$root"
 # The engine's own socket and settings: whatever engine this machine has is none of our business.
@@ -214,8 +214,7 @@ fi
 # Through the compose file, as a user does it, whose arguments are tried thereby.
 step "$what" docker compose build --progress=plain gateway
 step 'docker compose up --wait' docker compose up --wait --wait-timeout 90 --no-build
-"${inside[@]}" node "$here/steps.mjs" "$work/passed" &
-running=$!
+begin "${inside[@]}" node "$here/steps.mjs" "$work/passed"
 wait "$running"
 passed=$((passed + $(cat "$work/passed")))
 step 'docker compose down' docker compose --profile others down --volumes --timeout 40

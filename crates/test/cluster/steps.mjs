@@ -30,6 +30,9 @@ const FREEZE_MS = 12_000;
 /** Below it: nobody takes over. */
 const CUT_MS = 5_000;
 
+/** How soon after the start of Redis everybody is to hear everybody: the nodes' backoff, a pulse, and the balancer's look. */
+const RECOVERED_MS = 5_000;
+
 /** More than a few polls, which take 2 s each here. */
 const RELOADED_MS = 5_000;
 
@@ -200,6 +203,33 @@ const STEPS = {
     return `out of rotation after ${out} ms, back ${back} ms after the cut ended`;
   },
 
+  // The server itself is away, and with it its name, for longer than the nodes' leases; it comes back with another address.
+  async redis(stage) {
+    const crowd = new Crowd(stage, URL, 'redis');
+    await crowd.admit(8);
+    const nodes = await gateways();
+    await compose('stop', 'redis');
+    const from = Date.now();
+    let answered = 0;
+    try {
+      await until('no node is in rotation', async () => (await inRotation()) === 0, 10_000);
+      while (Date.now() - from < FREEZE_MS) {
+        const { status } = await request(engineAddress(URL, { transport: 'polling' }));
+        assert.equal(status, 503, 'newcomers are told to come back');
+        for (const node of nodes) assert.equal(await limited('/readyz', node.readiness(), 1_000), 503);
+        answered += 1;
+        await pause(200);
+      }
+      assert.ok(crowd.members.every(({ isReady, absences }) => isReady && absences.length === 0), 'clients stay');
+    } finally {
+      await compose('start', 'redis');
+    }
+    const back = await rotation(GATEWAYS, RECOVERED_MS);
+    await crowd.complete();
+    await crowd.hearEachOther();
+    return `${answered} newcomers were refused; back ${back} ms after the start`;
+  },
+
   async scale(stage) {
     const crowd = new Crowd(stage, URL, 'scale');
     await crowd.admit(4);
@@ -300,6 +330,7 @@ async function behind(balancer, stage) {
   assert.deepEqual([...crowd.nodes].sort(), NAMED, 'clients are on all nodes');
   await crowd.hearEachOther();
   crowd.isUntroubled();
+  if (balancer === 'nginx') await frozenBehind(url, stage);
   const [leaving] = await gateways('gw-2');
   const struck = crowd.on(leaving.node);
   const from = Date.now();
@@ -312,6 +343,24 @@ async function behind(balancer, stage) {
   await crowd.complete();
   await crowd.hearEachOther();
   return `${struck.length} clients, back ${lastBack(struck) - from} ms after the drain began at the latest`;
+}
+
+/** A node that hangs behind nginx, which asks nobody: its newcomers get in elsewhere, and soon nobody is sent to it. */
+async function frozenBehind(url, stage) {
+  const [frozen] = await gateways('gw-1');
+  await frozen.pause();
+  try {
+    const handshake = () => request(engineAddress(url, { transport: 'polling' }));
+    for (const { status, body } of await Promise.all(Array.from({ length: 9 }, handshake))) {
+      assert.equal(status, 200);
+      assert.doesNotMatch(body, /gw-1"/);
+    }
+    const socket = await connect(stage, url, { reconnection: false });
+    assert.notEqual(socket.io.engine.id.slice(20), 'gw-1');
+  } finally {
+    await frozen.unpause();
+  }
+  await until('it gets newcomers again', async () => (await request(engineAddress(url, { transport: 'polling' }))).body.includes('gw-1"'), PATIENCE_MS);
 }
 
 async function api(gateway, path) {

@@ -14,11 +14,9 @@ root=$(cd "$here/../../.." && pwd)
 cache=${CARGO_TARGET_DIR:-$root/target}/cluster-cache
 tests=${REHEARSE_TEST:-full}
 name=tidegate-rehearsal-$$
-work=$(mktemp -d)
-bare=$work/root
 began=$SECONDS
 log=$cache/rehearsal.log
-uplink='' running=''
+work='' uplink='' running=''
 # shellcheck source-path=SCRIPTDIR source=../cluster/lab.sh
 . "$here/../cluster/lab.sh"
 
@@ -30,12 +28,12 @@ fail() {
 clean() {
     local code=$?
     trap - EXIT
-    # It takes its children along.
-    [ -z "$running" ] || kill -KILL "$running" 2>/dev/null || true
-    [ -z "$uplink" ] || kill "$uplink" 2>/dev/null || true
+    # It takes along what is in its namespaces.
+    [ -z "$running" ] || kill -KILL -- "-$running" 2>/dev/null || true
+    end "$uplink"
     [ ! -e "/run/netns/$name" ] || ip netns delete "$name" || true
-    # Mounts were private to processes that are gone.
-    rm -rf --one-file-system "$work"
+    # Mounts were private to processes that are gone, or about to be.
+    remove "$work"
     exit $code
 }
 
@@ -43,16 +41,19 @@ clean() {
 bare() {
     local what=$1 from=$SECONDS
     shift
-    # In the background, since bash hears a signal only when what runs in the foreground has ended.
-    nsenter --net="/run/netns/$name" -- \
-        unshare --mount --propagation private --pid --fork --kill-child "$here/bare.sh" "$bare" "$@" >"$log" 2>&1 &
-    running=$!
+    begin inside "$@"
     if ! wait "$running"; then
         grep -nE '^ *not ok |panicked at|^error|FAILED' "$log" | head -n 40 | sed 's/^/      /' || true
         tail -n 30 "$log" | sed 's/^/      /'
         fail "$what; all of it is in $log"
     fi
+    running=''
     printf 'ok    %4d s  %s\n' $((SECONDS - from)) "$what"
+}
+
+inside() {
+    exec nsenter --net="/run/netns/$name" -- \
+        unshare --mount --propagation private --pid --fork --kill-child "$here/bare.sh" "$bare" "$@" >"$log" 2>&1 9>&-
 }
 
 [ "$(id -u)" = 0 ] || fail 'this takes root: another Debian is entered'
@@ -62,8 +63,13 @@ for program in debootstrap slirp4netns ip nsenter unshare git rustc; do
 done
 case $tests in full | short) ;; *) fail "REHEARSE_TEST=$tests is neither full nor short" ;; esac
 mkdir -p "$cache"
+exec 9>"$cache/rehearsal.lock"
+flock -n 9 || fail "another run uses $cache"
+work=$(mktemp -d)
+bare=$work/root
 trap clean EXIT
 trap 'exit 130' INT TERM
+sweep
 
 # What the README tells a newcomer to type: the first lines of shell under "Start".
 commands=$(git -C "$root" show HEAD:README.md |

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Fault, Origin, Sources};
 use crate::exit::Exit;
+use crate::healthcheck::Question;
 use crate::{app, healthcheck, log, token};
 
 /// Most nodes of one process. `--nodes` is for trying a cluster out on one machine, and ports are ten apart.
@@ -102,6 +103,10 @@ struct Healthcheck {
     /// The node's admin port
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
     admin_url: String,
+    /// Ask /healthz in place of /readyz: whether the process answers, not whether it may have newcomers. For whatever
+    /// kills what is unhealthy, since no node is ready while Redis is away
+    #[arg(long)]
+    live: bool,
 }
 
 /// What the process was started with. Only this reads it.
@@ -223,9 +228,13 @@ impl Token {
 }
 
 impl Healthcheck {
+    const fn question(&self) -> Question {
+        if self.live { Question::Alive } else { Question::Ready }
+    }
+
     fn run(self) -> Exit {
         let asked = match runtime(tokio::runtime::Builder::new_current_thread()) {
-            Ok(runtime) => runtime.block_on(healthcheck::run(&self.admin_url)),
+            Ok(runtime) => runtime.block_on(healthcheck::run(&self.admin_url, self.question())),
             Err(exit) => return exit,
         };
         match asked {

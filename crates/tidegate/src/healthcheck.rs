@@ -1,4 +1,4 @@
-//! `tidegate healthcheck`: asks a node whether it is ready, for images without a shell.
+//! `tidegate healthcheck`: asks a node whether it is ready, or alive, for images without a shell.
 
 use std::time::Duration;
 
@@ -33,12 +33,30 @@ pub enum Error {
     NotReady(String),
 }
 
-/// Asks `/readyz` of the admin port at `url`.
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether a message published now would be delivered: `/readyz`. Red while Redis is away.
+    Ready,
+    /// Whether the process answers at all: `/healthz`.
+    Alive,
+}
+
+impl Question {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Ready => "readyz",
+            Self::Alive => "healthz",
+        }
+    }
+}
+
+/// Asks the admin port at `url`.
 ///
 /// # Errors
 /// Unless the answer is 200.
-pub async fn run(url: &str) -> Result<(), Error> {
-    let (host, path) = target(url).ok_or_else(|| Error::Url(url.to_owned()))?;
+pub async fn run(url: &str, question: Question) -> Result<(), Error> {
+    let (host, path) = target(url, question).ok_or_else(|| Error::Url(url.to_owned()))?;
     let answer = tokio::time::timeout(TIMEOUT, ask(&host, &path))
         .await
         .map_err(|_| Error::Timeout)?
@@ -53,7 +71,7 @@ pub async fn run(url: &str) -> Result<(), Error> {
 }
 
 /// Host with port, and path.
-fn target(url: &str) -> Option<(String, String)> {
+fn target(url: &str, question: Question) -> Option<(String, String)> {
     let rest = url.strip_prefix("http://")?;
     let (authority, base) = match rest.find('/') {
         Some(at) => rest.split_at(at),
@@ -66,7 +84,7 @@ fn target(url: &str) -> Option<(String, String)> {
     // The colons of an IPv6 address stand inside its brackets.
     let after_address = authority.rsplit(']').next().unwrap_or(authority);
     let host = if after_address.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-    Some((host, format!("{}/readyz", base.trim_end_matches('/'))))
+    Some((host, format!("{}/{}", base.trim_end_matches('/'), question.path())))
 }
 
 async fn ask(host: &str, path: &str) -> std::io::Result<String> {
@@ -89,7 +107,7 @@ mod tests {
 
     #[test]
     fn urls() {
-        let of = |url| target(url).map(|(host, path)| format!("{host} {path}"));
+        let of = |url| target(url, Question::Ready).map(|(host, path)| format!("{host} {path}"));
         assert_eq!(of("http://127.0.0.1:8081").unwrap(), "127.0.0.1:8081 /readyz");
         assert_eq!(of("http://gw/").unwrap(), "gw:80 /readyz");
         assert_eq!(of("http://[::1]/admin/").unwrap(), "[::1]:80 /admin/readyz");
@@ -97,6 +115,7 @@ mod tests {
         for url in ["https://gw", "gw:8081", "http://", "http://a b", "http://u:p@gw", "http://gw\r\nX: y"] {
             assert!(of(url).is_none(), "{url}");
         }
+        assert_eq!(target("http://gw", Question::Alive).unwrap().1, "/healthz");
     }
 
     async fn answered(answer: &'static str) -> Result<(), Error> {
@@ -110,7 +129,7 @@ mod tests {
             assert!(request[..length].starts_with(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:"));
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
-        let outcome = run(&url).await;
+        let outcome = run(&url, Question::Ready).await;
         server.join_all().await;
         outcome
     }
@@ -129,6 +148,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        assert!(matches!(run(&url).await.unwrap_err(), Error::Connection { .. }));
+        assert!(matches!(run(&url, Question::Ready).await.unwrap_err(), Error::Connection { .. }));
     }
 }

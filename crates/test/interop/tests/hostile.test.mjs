@@ -86,6 +86,7 @@ test('a drain that its pace would outlast ends in time, and tells every client',
   await until('all are told', () => reasons.length === sockets.length);
   assert.deepEqual(new Set(reasons), new Set(['transport close']));
   assert.match(subject.log, /"finished":true/);
+  assert.match(subject.log, /drain\.connections_per_second is too slow for drain\.timeout_ms/);
 });
 
 test('many answers to one burst arrive whole and in order', OPTIONS, async (t) => {

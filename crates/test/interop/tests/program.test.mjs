@@ -57,6 +57,7 @@ describe('program', { skip: TIDEGATE_ONLY, concurrency: 2 }, () => {
     const stage = stageOf(t);
     const subject = await startTidegate(stage, {});
     assert.equal((await run(['healthcheck', '--admin-url', subject.admin])).code, 0);
+    assert.equal((await run(['healthcheck', '--live', '--admin-url', subject.admin])).code, 0);
     const nobody = await run(['healthcheck', '--admin-url', `http://127.0.0.1:${await freePort()}`]);
     assert.notEqual(nobody.code, 0);
     assert.match(nobody.stderr, /\S/);

@@ -99,7 +99,7 @@ pub const KEYS: &[Key] = &[
         .mask(Mask::Secret),
 
     number("drain.timeout_ms", 25_000, 0, 3_600_000, MS, "How long a stopping node takes to send its clients elsewhere. Keep it below the grace period of whatever stops it."),
-    number("drain.connections_per_second", 0, 0, 1_000_000, "connections a second", "Connections closed per second while draining; 0 spreads them evenly over the timeout, at 50 a second at least."),
+    number("drain.connections_per_second", 0, 0, 1_000_000, "connections a second", "Connections closed per second while draining; 0 spreads them evenly over four fifths of the timeout, at 50 a second at least. A pace that would take longer than that gives way to the even one, so keep drain.timeout_ms above 1.25 times the connections of a node divided by this."),
 
     text("log.level", check::level, Preset::Text("info"), "error, warn, info, debug or trace, or a filter such as \"info,tidegate_gateway=debug\"."),
     Key { kind: Kind::Choice(&["json", "human"]), ..text("log.format", check::any, Preset::Text("json"), "json or human. With --dev the default is \"human\".") }
