@@ -7,6 +7,8 @@ set -euo pipefail
 
 bare=$1
 shift
+# A mount of its own, as the root of every machine is one.
+mount --bind "$bare" "$bare"
 mount -t proc proc "$bare/proc"
 mount -t sysfs sysfs "$bare/sys"
 mount --rbind /dev "$bare/dev"
