@@ -25,7 +25,8 @@ run: ## One node for development on 127.0.0.1:8080: no auth, no Redis.
 .PHONY: test
 test: ## Every test, with a real redis-server, the official JavaScript clients and Chromium.
 	@crates/test/tools.sh build redis node netns chromium
-	cargo build --locked -p tidegate -p tidegate-loadtest
+	@# Programs and tests in one go: with other features of their libraries, half of it would be built twice.
+	cargo build --locked --workspace --lib --bins --tests
 	cargo test --locked --workspace
 	cd crates/client-js && npm ci --no-audit --no-fund && npm test
 	cd crates/test/interop && npm ci --no-audit --no-fund
